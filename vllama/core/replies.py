@@ -1,0 +1,64 @@
+"""What the core gives back for generate and chat: a stream of deltas and one end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from vllama.engines.base import Logprob
+from vllama.prompts.messages import ToolCall
+
+DoneReason = Literal["stop", "length", "load", "unload"]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of the answer. Any part may be empty; `content` is text for both generate and chat."""
+
+    content: str = ""
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[Logprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The end. Durations in ns; counts in tokens, `prompt_tokens` includes `cached_tokens`.
+
+    `delta` holds what the parsers still had (Ollama sends it in the last line).
+    `context` (generate only, None when raw): ids of prompt and answer.
+    """
+
+    reason: DoneReason
+    total_ns: int = 0
+    load_ns: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prompt_ns: int = 0
+    output_tokens: int = 0
+    output_ns: int = 0
+    context: tuple[int, ...] | None = None
+    delta: Delta = Delta()
+
+
+class Reply(Protocol):
+    """A running answer. Everything that can fail with an HTTP status has already been checked when it exists.
+
+    kind "stream": iterate `events()`; closing the iterator cancels the work.
+    kind "load"/"unload": nothing was generated; one JSON reply even when streaming was asked for.
+    kind "render": `rendered` is the prompt (`_debug_render_only`), `image_count` how many images it has.
+    """
+
+    @property
+    def kind(self) -> Literal["stream", "load", "unload", "render"]: ...
+
+    @property
+    def rendered(self) -> str: ...
+
+    @property
+    def image_count(self) -> int: ...
+
+    def events(self) -> AsyncIterator[Delta | Done]:
+        """Deltas, then exactly one Done; or raises VllamaError at any point."""
+        ...

@@ -1,0 +1,246 @@
+"""The engine protocol: what every engine takes and gives.
+
+An *engine* here is one loaded model. It knows tokens, not chats: prompts arrive rendered. Nothing in
+this file knows HTTP, Ollama's JSON, templates or ctypes. All counts are tokens, all durations
+nanoseconds, all times `time.monotonic_ns()` unless a docstring says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. Names, order and defaults are Ollama's (docs/sampling.md).
+
+    `temperature` 0 means greedy. `top_k` 0 means all. `repeat_last_n` is a count of tokens, 0 off,
+    -1 the whole context. `seed` None means a fresh random seed for this request.
+    `logit_bias` maps token id to an additive bias.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.9
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repeat_last_n: int = 64
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What the output must match: GBNF text. `after` delays it until that text was generated (thinking)."""
+
+    gbnf: str
+    after: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One request to an engine.
+
+    Exactly one of `prompt` (text; special tokens in it are parsed, BOS is added where the model's
+    metadata asks for it) and `tokens` (ids, taken as they are) is set.
+
+    `num_ctx` is this request's context in tokens: prompt + output never exceed it. `num_predict` < 0 means no limit of
+    its own. `truncate`: a prompt of more than num_ctx - 1 tokens is cut to `num_keep` + the newest tokens as
+    Ollama does (limit = num_ctx - max((num_ctx - keep) // 2, 1)); otherwise `PromptTooLong` is raised.
+    `shift`: when the context is full, the oldest half after `num_keep` is dropped and generation
+    goes on, where the model allows it; otherwise it finishes with "length".
+    `stop` strings are cut from the output; matching them is the engine's job (hold-back included).
+    `top_logprobs` None: no logprobs; 0..20: logprobs with that many alternatives.
+    `want_ids`: the `Finished` event carries prompt and output token ids.
+    """
+
+    prompt: str | None = None
+    tokens: tuple[int, ...] | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    num_ctx: int = 4096
+    num_predict: int = -1
+    num_keep: int = 4
+    stop: tuple[str, ...] = ()
+    truncate: bool = True
+    shift: bool = True
+    top_logprobs: int | None = None
+    constraint: Constraint | None = None
+    want_ids: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """One token with its log-probability (natural logarithm). `raw` are the token's bytes, None for special tokens."""
+
+    token: str
+    logprob: float
+    raw: bytes | None
+    top: tuple[Logprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """First event: the prompt was accepted. `cached_tokens` of `prompt_tokens` came from the prefix cache."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    truncated_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A piece of output: valid UTF-8, never part of a stop string. `tokens` is how many tokens it took."""
+
+    text: str
+    tokens: int = 1
+    logprobs: tuple[Logprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Last event. `prompt_ns` runs from admission to the first sampled token, `decode_ns` from there to the end."""
+
+    reason: FinishReason
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    prompt_ns: int
+    decode_ns: int
+    prompt_ids: tuple[int, ...] = ()
+    output_ids: tuple[int, ...] = ()
+
+
+Event = Started | Text | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """What to load: a GGUF file (and adapters, projector) or a directory or repository of safetensors."""
+
+    path: Path
+    kind: Literal["gguf", "safetensors", "remote", "scripted"] = "gguf"
+    adapters: tuple[Path, ...] = ()
+    projector: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How to load it. None and 0 mean: the engine chooses. Names are Ollama's runner options.
+
+    `num_ctx` is the largest context that one request may ask for without growing (a hint: engines
+    that can grow do). `num_parallel` is how many sequences may run at once. `embedding` asks for vectors instead of text.
+    """
+
+    num_ctx: int = 4096
+    num_parallel: int = 0
+    num_batch: int = 0
+    num_gpu: int = -1
+    main_gpu: int | None = None
+    num_thread: int = 0
+    use_mmap: bool | None = None
+    flash_attention: bool | None = None
+    kv_cache_type: str = "f16"
+    embedding: bool = False
+    extra: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the engine learned by loading. `vocab_size` and contexts in tokens, sizes in bytes."""
+
+    train_ctx: int
+    vocab_size: int
+    size: int
+    size_vram: int
+    bos: str
+    eos: str
+    can_shift: bool
+    can_embed: bool
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot for /metrics, `ps` and tests. Counters count since load; gauges are now."""
+
+    active: int = 0
+    waiting: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    kv_cells: int = 0
+    kv_used: int = 0
+    pid: int = 0
+    rss: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+Progress = Callable[[float], None]
+"""Called with 0.0 to 1.0 while a model loads."""
+
+
+class Engine(Protocol):
+    """One loaded model. All methods are called on one event loop; `generate` may run many times at once."""
+
+    @property
+    def name(self) -> str:
+        """The engine's name in the registry: "llama", "scripted", ..."""
+        ...
+
+    @property
+    def facts(self) -> ModelFacts:
+        """Valid after `load`."""
+        ...
+
+    async def load(self, progress: Progress | None = None) -> None:
+        """Load the model; returns when it can answer. Raises `ModelLoadError`."""
+        ...
+
+    def generate(self, request: Generation) -> AsyncIterator[Event]:
+        """Started, then Text..., then Finished. Closing the iterator (`aclose`) cancels the sequence.
+
+        Raises `RequestError` or `PromptTooLong` before Started, `EngineCrashed` at any point.
+        """
+        ...
+
+    async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
+        """One vector per input (token ids), pooled by the model's type, L2-normalised. Raises `RequestError` if unable."""
+        ...
+
+    async def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
+        """Token ids; special tokens in the text are parsed."""
+        ...
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of the ids, special tokens included; bytes that are no UTF-8 become U+FFFD."""
+        ...
+
+    async def stats(self) -> EngineStats:
+        """A snapshot; cheap enough for a scrape every second."""
+        ...
+
+    async def close(self) -> None:
+        """Stop at once and give all memory back. Running generations get `EngineCrashed`. Twice is fine."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """False once the engine can no longer answer (its process died, or it was closed)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Whether an engine can be used on this machine, and why or why not, in one sentence."""
+
+    ok: bool
+    text: str
