@@ -1,0 +1,60 @@
+"""Sessions: `nox -s tests` is what CI runs; `nox -l` lists the others."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["tests"]
+nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_missing_interpreters = True
+
+ROOT = Path(__file__).parent
+CONSTRAINTS = str(ROOT / "constraints.txt")
+
+
+def install(session: nox.Session, extras: str) -> None:
+    """Install vLLama editable with its extras, at the versions of constraints.txt."""
+    session.log("llama-cpp-python is compiled on first use: 3-8 minutes without a word. It is not stuck.")
+    session.install("-c", CONSTRAINTS, "-e", f".[{extras}]")
+
+
+def isolated(session: nox.Session) -> dict[str, str | None]:
+    """An environment in which a test run touches no store, server or history of the user's."""
+    home = Path(session.create_tmp()) / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    unset = {name: None for name in os.environ if name.startswith(("OLLAMA_", "VLLAMA_"))}
+    return {
+        **unset,
+        "HOME": str(home),
+        "XDG_CACHE_HOME": str(home / ".cache"),
+        "XDG_DATA_HOME": str(home / ".local" / "share"),
+        "XDG_CONFIG_HOME": str(home / ".config"),
+    }
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Lint, types, import rules, then unit, contract, integration and harness tests. Needs pip packages only."""
+    install(session, "demo,test,lint,bench")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+    session.run("lint-imports")
+    session.run("pytest", "-m", "not external", *session.posargs, env=isolated(session))
+
+
+@nox.session
+def tests_external(session: nox.Session) -> None:
+    """What needs other programs: a real Ollama, llama-server, a browser. Each missing one is named."""
+    install(session, "demo,test,lint,bench")
+    session.run("pytest", "-m", "external", "tests/external", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Regenerate what is generated in docs/ and README.md, and check that every setting, route and flag is documented."""
+    install(session, "demo,test,lint,bench")
+    session.run("pytest", "tests/unit/test_docs.py", *session.posargs)
