@@ -136,7 +136,8 @@ class LoadOptions:
     """How to load it. None and 0 mean: the engine chooses. Names are Ollama's runner options.
 
     `num_ctx` is the largest context that one request may ask for without growing (a hint: engines
-    that can grow do). `num_parallel` is how many sequences may run at once. `embedding` asks for vectors instead of text.
+    that can grow do). `num_parallel` is how many sequences may run at once. `embedding` asks for vectors
+    instead of text.
     """
 
     num_ctx: int = 4096
@@ -213,7 +214,10 @@ class Engine(Protocol):
         ...
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
-        """One vector per input (token ids), pooled by the model's type, L2-normalised. Raises `RequestError` if unable."""
+        """One vector per input (token ids), pooled by the model's type, L2-normalised.
+
+        Raises `RequestError` if the model makes none.
+        """
         ...
 
     async def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:

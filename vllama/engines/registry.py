@@ -1,0 +1,89 @@
+"""Which engines exist, whether each can run here, and which one a model gets. Nothing falls back silently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vllama.engines.base import Engine, LoadOptions, ModelSource, Reason
+from vllama.errors import ConfigError
+
+Factory = Callable[[ModelSource, LoadOptions], Engine]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKind:
+    """One entry: how to make the engine, whether it can run here, and which kinds of files it reads."""
+
+    name: str
+    title: str
+    reads: tuple[str, ...]
+    available: Callable[[], Reason]
+    create: Factory
+
+
+def _llama_available() -> Reason:
+    from vllama.engines.llama.availability import available
+
+    return available()
+
+
+def _llama(source: ModelSource, options: LoadOptions) -> Engine:
+    from vllama.engines.llama.engine import LlamaEngine
+
+    return LlamaEngine(source, options)
+
+
+def _scripted_available() -> Reason:
+    from vllama.engines.scripted import available
+
+    return available()
+
+
+def _scripted(source: ModelSource, options: LoadOptions) -> Engine:
+    from vllama.engines.scripted import ScriptedEngine
+
+    return ScriptedEngine(source, options)
+
+
+KINDS = (
+    EngineKind("llama", "llama.cpp", ("gguf",), _llama_available, _llama),
+    EngineKind("scripted", "scripted", ("gguf", "scripted"), _scripted_available, _scripted),
+)
+"""In order of preference. The scripted engine comes last and is never chosen automatically."""
+
+
+def all_engines() -> list[tuple[str, Reason]]:
+    """Every engine with its reason, for `vllama doctor`."""
+    return [(kind.name, kind.available()) for kind in KINDS]
+
+
+def by_name(name: str) -> EngineKind:
+    """Raises `ConfigError` that lists the names."""
+    wanted = name.lower()
+    wanted = {"llama.cpp": "llama", "llamacpp": "llama"}.get(wanted, wanted)
+    for kind in KINDS:
+        if kind.name == wanted:
+            return kind
+    known = ", ".join(kind.name for kind in KINDS)
+    raise ConfigError(f"unknown engine {name!r}: choose one of {known}")
+
+
+def choose(kind_of_file: str, forced: str = "") -> EngineKind:
+    """The engine for a file. `forced` names one and is never overridden; its reason is the error if it cannot run."""
+    if forced:
+        engine = by_name(forced)
+        reason = engine.available()
+        if not reason.ok:
+            raise ConfigError(f"engine {engine.name} cannot run here: {reason.text}")
+        return engine
+    reasons = []
+    for engine in KINDS:
+        if engine.name == "scripted" or kind_of_file not in engine.reads:
+            continue
+        reason = engine.available()
+        if reason.ok:
+            return engine
+        reasons.append(f"{engine.name}: {reason.text}")
+    detail = "; ".join(reasons) or f"no engine reads {kind_of_file} files"
+    raise ConfigError(f"no engine can run this model ({detail}); see `vllama doctor`")
