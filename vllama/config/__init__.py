@@ -1,0 +1,7 @@
+"""Settings: flag > VLLAMA_* > OLLAMA_* > vllama.toml > default, each with the source it came from."""
+
+from vllama.config.host import Host, parse_host
+from vllama.config.load import load_settings
+from vllama.config.settings import Row, Settings
+
+__all__ = ["Host", "Row", "Settings", "load_settings", "parse_host"]
