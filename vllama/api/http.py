@@ -59,7 +59,7 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int = BODY_LIMIT) -> bytes:
-    """The whole request body. Raises BodyTooLargeError, and RequestCanceled when the client goes away first."""
+    """The whole request body. Raises BodyTooLargeError, or RequestCanceled when the client goes away first."""
     message = await receive()
     if message["type"] == "http.disconnect":
         raise RequestCanceled()
