@@ -93,7 +93,18 @@ def _source(home: Path) -> Path:
     if (source / "vendor" / "llama.cpp" / "CMakeLists.txt").exists():
         return source
     spec = f"llama-cpp-python=={_version()}"
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", "llama-cpp-python", "-d", str(home), spec]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--no-binary",
+        "llama-cpp-python",
+        "-d",
+        str(home),
+        spec,
+    ]
     _run(pip)
     archive = next(home.glob("llama_cpp_python-*.tar.gz"))
     unpacked = home / "unpacking"

@@ -145,9 +145,7 @@ def williams_order(systems: Sequence[str], blocks: int, seed: int) -> list[tuple
     n = len(labels)
     if n < 2:
         return [tuple(labels)] * blocks
-    first = [0]
-    for step in range(1, n):
-        first.append((step + 1) // 2 if step % 2 else n - step // 2)
+    first = [0, *((step + 1) // 2 if step % 2 else n - step // 2 for step in range(1, n))]
     rows = [[(place + shift) % n for place in first] for shift in range(n)]
     if n % 2:
         # An odd number of systems is balanced only together with the mirrored rows.
