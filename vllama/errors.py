@@ -24,9 +24,13 @@ from __future__ import annotations
 
 
 class VllamaError(Exception):
-    """Base of the tree. `text` goes to the client as it is; `status` is the HTTP status."""
+    """Base of the tree. `text` goes to the client as it is; `status` is the HTTP status.
+
+    `from_engine` marks what came after the request had been accepted: Ollama sends that in another form.
+    """
 
     status = 500
+    from_engine = False
 
     def __init__(self, text: str, *, status: int | None = None) -> None:
         super().__init__(text)

@@ -62,3 +62,7 @@ class Reply(Protocol):
     def events(self) -> AsyncIterator[Delta | Done]:
         """Deltas, then exactly one Done; or raises VllamaError at any point."""
         ...
+
+    async def aclose(self) -> None:
+        """Cancel what still runs and give everything back. Needed when `events()` was never begun; twice is fine."""
+        ...

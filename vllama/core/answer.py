@@ -1,0 +1,156 @@
+"""A running answer: engine events in, deltas out, with thinking and tool calls taken apart on the way."""
+
+from __future__ import annotations
+
+import secrets
+import string
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from vllama.core.replies import Delta, Done
+from vllama.core.residency import Lease
+from vllama.engines.base import Event, Finished, Text
+from vllama.prompts.messages import ToolCall
+from vllama.prompts.thinking import ThinkingParser
+from vllama.prompts.tools import ToolParser
+
+NO_DELTA = Delta()
+ContextMaker = Callable[[Finished], Awaitable[tuple[int, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """A reply without generated text: "load", "unload" or "render"."""
+
+    kind: Literal["load", "unload", "render"]
+    rendered: str = ""
+    image_count: int = 0
+
+    async def events(self) -> AsyncIterator[Delta | Done]:
+        """Nothing was generated: only the end."""
+        yield Done("unload" if self.kind == "unload" else "load")
+
+    async def aclose(self) -> None:
+        """Nothing to give back."""
+
+
+class Answer:
+    """A generation under way. The first engine event has been seen, so the request itself was fine.
+
+    `quiet` drops chunks in which the parsers found nothing to send (chat does, generate does not).
+    """
+
+    kind: Literal["stream"] = "stream"
+    rendered = ""
+    image_count = 0
+
+    def __init__(
+        self,
+        events: AsyncIterator[Event],
+        lease: Lease,
+        *,
+        began: int,
+        thinking: ThinkingParser | None = None,
+        tools: ToolParser | None = None,
+        quiet: bool = True,
+        context: ContextMaker | None = None,
+        ended: Callable[[Answer], None] | None = None,
+        prompt_tokens: int = 0,
+        cached_tokens: int = 0,
+        truncated_tokens: int = 0,
+    ) -> None:
+        self._events = events
+        self._lease = lease
+        self._began = began
+        self._thinking = thinking
+        self._tools = tools
+        self._quiet = quiet
+        self._context = context
+        self._ended = ended
+        self._closed = False
+        self._calls = 0
+        self.prompt_tokens = prompt_tokens
+        self.cached_tokens = cached_tokens
+        self.truncated_tokens = truncated_tokens
+
+    async def events(self) -> AsyncIterator[Delta | Done]:
+        """Deltas, then one Done. Closing the iterator cancels the generation and gives the lease back."""
+        plain = self._thinking is None and self._tools is None
+        try:
+            async for event in self._events:
+                if type(event) is Text:
+                    if plain:
+                        yield Delta(event.text, "", (), event.logprobs)
+                        continue
+                    delta = self._take_apart(event)
+                    if delta is not None:
+                        yield delta
+                elif type(event) is Finished:
+                    yield await self._done(event)
+        finally:
+            await self.aclose()
+
+    def _take_apart(self, event: Text) -> Delta | None:
+        thinking, content = "", event.text
+        if self._thinking is not None:
+            thinking, content = self._thinking.add(content)
+            if self._quiet and not thinking and not content:
+                return Delta("", "", (), event.logprobs) if event.logprobs else None
+        calls: tuple[ToolCall, ...] = ()
+        if self._tools is not None and content:
+            found, content = self._tools.add(content)
+            calls = self._numbered(found)
+            if not calls and not content and not thinking:
+                return Delta("", "", (), event.logprobs) if event.logprobs else None
+        return Delta(content, thinking, calls, event.logprobs)
+
+    def _numbered(self, found: list[ToolCall]) -> tuple[ToolCall, ...]:
+        calls = []
+        for call in found:
+            calls.append(replace(call, id=call.id or _call_id(), index=self._calls))
+            self._calls += 1
+        return tuple(calls)
+
+    async def _done(self, event: Finished) -> Done:
+        rest = NO_DELTA
+        if self._tools is not None:
+            left = self._tools.content()
+            if left:
+                rest = Delta(left)
+        context = await self._context(event) if self._context is not None else None
+        return Done(
+            reason="length" if event.reason == "length" else "stop",
+            total_ns=time.monotonic_ns() - self._began,
+            load_ns=self._lease.load_ns,
+            prompt_tokens=event.prompt_tokens,
+            cached_tokens=event.cached_tokens,
+            prompt_ns=max(1, event.prompt_ns),
+            output_tokens=event.output_tokens,
+            output_ns=max(1, event.decode_ns),
+            context=context,
+            delta=rest,
+        )
+
+    async def aclose(self) -> None:
+        """Cancel what still runs. Twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            close = getattr(self._events, "aclose", None)
+            if close is not None:
+                await close()
+        finally:
+            self._lease.release()
+            if self._ended is not None:
+                self._ended(self)
+
+
+_ID_ALPHABET = string.ascii_lowercase + string.digits
+
+
+def _call_id() -> str:
+    """`call_` and eight random characters, as Ollama's ids look."""
+    return "call_" + "".join(secrets.choice(_ID_ALPHABET) for _ in range(8))

@@ -1,0 +1,406 @@
+"""Which models are loaded: loading, sharing, keep_alive, eviction, restart after a crash.
+
+One event loop owns all of this; no locks against threads. A model is loaded once for any number of requests;
+its weights are not loaded again because a request asks for another context length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from vllama.engines.base import Engine, LoadOptions, ModelSource
+from vllama.engines.registry import EngineKind
+from vllama.errors import BusyError, EngineCrashed, ModelLoadError, VllamaError
+from vllama.models.library import Model
+
+log = logging.getLogger("vllama.residency")
+
+FOREVER = timedelta(microseconds=(2**63 - 1) // 1000)
+"""What Ollama adds to now for a model that never expires (292 years)."""
+
+CRASH_WINDOW_S = 60.0
+CRASH_BUDGET = 5
+MAX_TIMER_S = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One row of `ps`. Sizes in bytes, `num_ctx` in tokens; `expires_at` has the local time zone."""
+
+    model: Model
+    engine: str
+    size: int
+    size_vram: int
+    num_ctx: int
+    expires_at: datetime
+    busy: int
+
+
+class Resident:
+    """One model that is loaded or about to be. `users` counts requests that run or wait for it."""
+
+    __slots__ = ("engine", "keep_alive", "kind", "load", "model", "num_ctx", "options", "released", "timer", "users")
+
+    def __init__(self, model: Model, kind: EngineKind, options: LoadOptions, keep_alive: int) -> None:
+        self.model = model
+        self.kind = kind
+        self.options = options
+        self.keep_alive = keep_alive
+        self.num_ctx = options.num_ctx
+        self.users = 0
+        self.engine: Engine | None = None
+        self.load: asyncio.Task[Engine] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.released = time.monotonic()
+
+    def deadline(self) -> float | None:
+        """Monotonic seconds at which an idle model goes; None = never."""
+        return None if self.keep_alive < 0 else self.released + self.keep_alive / 1e9
+
+
+class Lease:
+    """The right to use a loaded engine. `release` once; twice is fine."""
+
+    __slots__ = ("_owner", "_resident", "engine", "load_ns")
+
+    def __init__(self, owner: Residency, resident: Resident, engine: Engine, load_ns: int) -> None:
+        self._owner = owner
+        self._resident: Resident | None = resident
+        self.engine = engine
+        self.load_ns = load_ns
+
+    def release(self) -> None:
+        """Give the engine back; the keep_alive clock starts with the last one."""
+        resident, self._resident = self._resident, None
+        if resident is not None:
+            self._owner._release(resident)
+
+
+class Residency:
+    """The set of loaded models.
+
+    `choose(model)` picks the engine. `max_loaded` 0 means 3. `max_queue` bounds how many requests may
+    hold or wait for one model, and how many wait for loads in all. Durations in ns.
+    """
+
+    def __init__(
+        self,
+        choose: Callable[[Model], EngineKind],
+        *,
+        keep_alive: int,
+        max_loaded: int = 0,
+        max_queue: int = 512,
+        load_timeout: int = 0,
+    ) -> None:
+        self._choose = choose
+        self._keep_alive = keep_alive
+        self._max_loaded = max_loaded or 3
+        self._max_queue = max_queue
+        self._load_timeout = load_timeout
+        self._residents: dict[str, Resident] = {}
+        self._load_lock = asyncio.Lock()
+        self._freed = asyncio.Event()
+        self._crashes: dict[str, deque[float]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._waiting = 0
+        self._stopped = False
+
+    async def acquire(self, model: Model, options: LoadOptions, keep_alive: int | None) -> Lease:
+        """A lease on the loaded model, loading it if need be.
+
+        `keep_alive` (ns, negative forever, None unchanged) becomes the model's. Raises `BusyError`,
+        `ModelLoadError`, `ConfigError`.
+        """
+        if self._stopped:
+            raise BusyError("the server is shutting down")
+        key = _key(model)
+        resident = self._residents.get(key)
+        if resident is not None and resident.engine is not None:
+            if resident.engine.alive and _serves(resident, options):
+                return self._lease(resident, resident.engine, options, keep_alive, 0)
+            if not resident.engine.alive:
+                self._forget(key, resident, crashed=True)
+                resident = None
+        return await self._load_and_lease(key, resident, model, options, keep_alive)
+
+    def _lease(
+        self, resident: Resident, engine: Engine, options: LoadOptions, keep_alive: int | None, load_ns: int
+    ) -> Lease:
+        if resident.users >= self._max_queue:
+            raise BusyError()
+        resident.users += 1
+        resident.num_ctx = options.num_ctx
+        if keep_alive is not None:
+            resident.keep_alive = keep_alive
+        if resident.timer is not None:
+            resident.timer.cancel()
+            resident.timer = None
+        return Lease(self, resident, engine, load_ns)
+
+    async def _load_and_lease(
+        self, key: str, resident: Resident | None, model: Model, options: LoadOptions, keep_alive: int | None
+    ) -> Lease:
+        if self._waiting >= self._max_queue:
+            raise BusyError()
+        began = time.monotonic_ns()
+        self._waiting += 1
+        try:
+            while True:
+                resident = self._residents.get(key)
+                if resident is None or (resident.load is None and not _serves(resident, options)):
+                    if resident is not None:
+                        await self._drain(key, resident)
+                        continue
+                    await self._back_off(key)
+                    if key in self._residents:
+                        continue
+                    resident = self._begin(key, model, options)
+                resident.users += 1
+                try:
+                    engine = resident.engine or await asyncio.shield(self._loading(resident))
+                    if self._residents.get(key) is not resident or not engine.alive:
+                        continue
+                    return self._lease(resident, engine, options, keep_alive, time.monotonic_ns() - began)
+                finally:
+                    self._release(resident)
+        finally:
+            self._waiting -= 1
+
+    def _begin(self, key: str, model: Model, options: LoadOptions) -> Resident:
+        kind = self._choose(model)
+        resident = Resident(model, kind, options, self._keep_alive)
+        self._residents[key] = resident
+        resident.load = asyncio.create_task(self._load(key, resident))
+        # Every waiter may have gone before the load fails; somebody must look at the error all the same.
+        resident.load.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return resident
+
+    @staticmethod
+    def _loading(resident: Resident) -> asyncio.Task[Engine]:
+        assert resident.load is not None
+        return resident.load
+
+    async def _load(self, key: str, resident: Resident) -> Engine:
+        try:
+            async with self._load_lock:
+                await self._make_room(resident)
+                engine = resident.kind.create(_source(resident.model, resident.kind), resident.options)
+                try:
+                    await asyncio.wait_for(engine.load(), self._load_timeout / 1e9 if self._load_timeout > 0 else None)
+                except TimeoutError:
+                    await engine.close()
+                    raise ModelLoadError(
+                        f"loading {resident.model.name.shortest} took longer than OLLAMA_LOAD_TIMEOUT"
+                    ) from None
+                except BaseException:
+                    await engine.close()
+                    raise
+        except BaseException:
+            if self._residents.get(key) is resident:
+                del self._residents[key]
+            raise
+        if self._stopped:
+            await engine.close()
+            raise BusyError("the server is shutting down")
+        resident.engine = engine
+        resident.load = None
+        if resident.users == 0:
+            self._arm(resident)
+        return engine
+
+    async def _make_room(self, newcomer: Resident) -> None:
+        """Evict idle models until the newcomer is within the limit; wait for one to finish if all are busy."""
+        while True:
+            others = [(key, r) for key, r in self._residents.items() if r is not newcomer and r.engine is not None]
+            if len(others) < self._max_loaded:
+                return
+            idle = [(key, r) for key, r in others if r.users == 0]
+            if idle:
+                key, victim = min(idle, key=lambda item: item[1].deadline() or float("inf"))
+                log.info("unloading %s to make room", victim.model.name.shortest)
+                await self._unload(key, victim)
+                continue
+            self._freed.clear()
+            await self._freed.wait()
+
+    async def _drain(self, key: str, resident: Resident) -> None:
+        """Wait until nobody uses a model that must be loaded anew with other options, then unload it."""
+        while resident.users > 0 and self._residents.get(key) is resident:
+            self._freed.clear()
+            await self._freed.wait()
+        if self._residents.get(key) is resident:
+            await self._unload(key, resident)
+
+    async def _back_off(self, key: str) -> None:
+        crashes = self._crashes.get(key)
+        if not crashes:
+            return
+        now = time.monotonic()
+        while crashes and now - crashes[0] > CRASH_WINDOW_S:
+            crashes.popleft()
+        if len(crashes) > CRASH_BUDGET:
+            raise EngineCrashed(
+                f"the model's worker died {len(crashes)} times within a minute and is not started again yet; "
+                "see the server's log for its last words"
+            )
+        if len(crashes) > 1:
+            await asyncio.sleep(min(0.1 * 2 ** (len(crashes) - 1), 5.0))
+
+    def _release(self, resident: Resident) -> None:
+        resident.users -= 1
+        if resident.users > 0:
+            return
+        resident.released = time.monotonic()
+        self._freed.set()
+        key = _key(resident.model)
+        if self._residents.get(key) is not resident or resident.engine is None:
+            return
+        if not resident.engine.alive:
+            self._forget(key, resident, crashed=True)
+        elif resident.keep_alive == 0:
+            self._later(self._unload(key, resident))
+        else:
+            self._arm(resident)
+
+    def _arm(self, resident: Resident) -> None:
+        deadline = resident.deadline()
+        if resident.timer is not None:
+            resident.timer.cancel()
+            resident.timer = None
+        if deadline is not None:
+            delay = min(max(0.0, deadline - time.monotonic()), MAX_TIMER_S)
+            resident.timer = asyncio.get_running_loop().call_later(delay, self._expire, resident)
+
+    def _expire(self, resident: Resident) -> None:
+        resident.timer = None
+        if resident.users > 0 or self._residents.get(_key(resident.model)) is not resident:
+            return
+        deadline = resident.deadline()
+        if deadline is not None and deadline <= time.monotonic() + 0.001:
+            self._later(self._unload(_key(resident.model), resident))
+        else:
+            self._arm(resident)
+
+    def _later(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _unload(self, key: str, resident: Resident) -> None:
+        if self._residents.get(key) is resident:
+            del self._residents[key]
+        if resident.timer is not None:
+            resident.timer.cancel()
+            resident.timer = None
+        if resident.engine is not None:
+            log.info("unloading %s", resident.model.name.shortest)
+            await resident.engine.close()
+        self._freed.set()
+
+    def _forget(self, key: str, resident: Resident, *, crashed: bool) -> None:
+        if self._residents.get(key) is resident:
+            del self._residents[key]
+            if crashed:
+                self._crashes.setdefault(key, deque(maxlen=CRASH_BUDGET + 2)).append(time.monotonic())
+                log.error("the %s worker of %s died", resident.kind.name, resident.model.name.shortest)
+        if resident.timer is not None:
+            resident.timer.cancel()
+            resident.timer = None
+        if resident.engine is not None:
+            self._later(resident.engine.close())
+
+    async def unload(self, model: Model) -> None:
+        """Unload the model: at once when idle, otherwise when its last request ends."""
+        key = _key(model)
+        resident = self._residents.get(key)
+        if resident is None:
+            return
+        resident.keep_alive = 0
+        if resident.users == 0 and resident.engine is not None:
+            await self._unload(key, resident)
+
+    def loaded(self) -> list[Loaded]:
+        """What is loaded now, longest life first."""
+        rows = []
+        now = time.monotonic()
+        today = datetime.now(UTC).astimezone()
+        for resident in self._residents.values():
+            engine = resident.engine
+            if engine is None or not engine.alive:
+                continue
+            if resident.keep_alive < 0:
+                expires = today + FOREVER
+            elif resident.users:
+                expires = today + timedelta(seconds=min(resident.keep_alive / 1e9, FOREVER.total_seconds()))
+            else:
+                left = min((resident.deadline() or now) - now, FOREVER.total_seconds())
+                expires = today + timedelta(seconds=left)
+            facts = engine.facts
+            rows.append(
+                Loaded(
+                    model=resident.model,
+                    engine=engine.name,
+                    size=facts.size,
+                    size_vram=facts.size_vram,
+                    num_ctx=resident.num_ctx,
+                    expires_at=expires,
+                    busy=resident.users,
+                )
+            )
+        rows.sort(key=lambda row: row.expires_at, reverse=True)
+        return rows
+
+    def engines(self) -> list[tuple[Model, Engine]]:
+        """The running engines, for metrics and tests."""
+        return [(r.model, r.engine) for r in self._residents.values() if r.engine is not None]
+
+    @property
+    def busy(self) -> int:
+        """How many requests hold or wait for a model."""
+        return sum(r.users for r in self._residents.values())
+
+    async def idle(self) -> None:
+        """Returns once nobody uses any model."""
+        while self.busy:
+            self._freed.clear()
+            await self._freed.wait()
+
+    async def stop(self) -> None:
+        """Close every engine; new requests are refused from now on."""
+        self._stopped = True
+        loads = [r.load for r in self._residents.values() if r.load is not None]
+        for load in loads:
+            load.cancel()
+        await asyncio.gather(*loads, return_exceptions=True)
+        residents = list(self._residents.items())
+        await asyncio.gather(*(self._unload(key, r) for key, r in residents), return_exceptions=True)
+        if self._closing:
+            await asyncio.gather(*self._closing, return_exceptions=True)
+
+
+def _key(model: Model) -> str:
+    return f"{model.name.full.lower()}@{model.digest}"
+
+
+def _serves(resident: Resident, wanted: LoadOptions) -> bool:
+    """Whether the loaded model can serve these options. num_ctx never reloads: the engine grows its cells."""
+    if resident.load is not None:
+        return True
+    have = resident.options
+    return have == wanted or replace(have, num_ctx=0) == replace(wanted, num_ctx=0)
+
+
+def _source(model: Model, kind: EngineKind) -> ModelSource:
+    if model.gguf is None:
+        if "scripted" in kind.reads:
+            from pathlib import Path
+
+            return ModelSource(Path("scripted"), "scripted")
+        raise VllamaError(f"{model.name.shortest} has no GGUF file, and the {kind.title} engine reads nothing else")
+    return ModelSource(model.gguf, "gguf", tuple(model.adapters), model.projector)

@@ -1,0 +1,478 @@
+"""What the APIs call: one request in, one running answer out.
+
+Order of the checks is Ollama's (name, unload, capabilities, options, load, prompt), because clients see
+which error comes first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from vllama.config import Settings
+from vllama.core.answer import Answer, Instant
+from vllama.core.options import Options, merge_options
+from vllama.core.prompting import Prompter, Prompting, template_values
+from vllama.core.replies import Reply
+from vllama.core.requests import ChatRequest, GenerateRequest
+from vllama.core.residency import Lease, Residency
+from vllama.engines.base import Constraint, Engine, Event, Finished, Generation, LoadOptions, Started
+from vllama.engines.registry import EngineKind, choose
+from vllama.errors import BusyError, ForbiddenError, PromptTooLong, RequestError, ServerError, VllamaError
+from vllama.models.library import Library, Model
+from vllama.prompts.gotemplate import parse as parse_go
+from vllama.prompts.messages import Message, Think, Tool
+from vllama.prompts.structured import json_grammar, schema_grammar
+from vllama.prompts.thinking import ThinkingParser
+from vllama.prompts.tools import ToolParser
+
+log = logging.getLogger("vllama.service")
+
+TOO_LONG = (
+    "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the "
+    "context length in settings, or use a model with a longer context length"
+)
+DEFAULT_CONTEXT = 4096
+Chooser = Callable[[Model], EngineKind]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What generate and chat have in common once the prompt can be rendered."""
+
+    engine: Engine
+    options: Options
+    prompt: str
+    think: Think | None
+    truncate: bool
+    shift: bool
+    format: Any
+    top_logprobs: int | None
+
+
+class Service:
+    """The core behind every API. Made once per server; `start` and `stop` frame its life."""
+
+    def __init__(self, settings: Settings, library: Library, chooser: Chooser | None = None) -> None:
+        self.settings = settings
+        self.library = library
+        self.prompter = Prompter()
+        self.residency = Residency(
+            chooser or self._choose,
+            keep_alive=settings.keep_alive,
+            max_loaded=settings.max_loaded_models,
+            max_queue=settings.max_queue,
+            load_timeout=settings.load_timeout,
+        )
+        self._answers: set[Answer] = set()
+        self._draining = False
+
+    def _choose(self, model: Model) -> EngineKind:
+        return choose("gguf" if model.gguf is not None else "scripted", self.settings.engine)
+
+    async def start(self) -> None:
+        """Nothing to do yet but to be there; loads happen on demand."""
+
+    async def preload(self, name: str) -> None:
+        """Load a model and keep it (`vllama serve --model`)."""
+        model = self.resolve(name)
+        lease, _ = await self._lease(model, {}, None)
+        lease.release()
+
+    async def drain(self, grace: float) -> None:
+        """Refuse new requests; let running answers end within `grace` seconds, then tell the others."""
+        self._draining = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.residency.idle(), grace)
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Close every engine. Answers that still run end with an error that says so."""
+        self._draining = True
+        await self.residency.stop()
+
+    @property
+    def draining(self) -> bool:
+        """True once the server is going down."""
+        return self._draining
+
+    # -- names ---------------------------------------------------------------------------------------------
+
+    def resolve(self, name: str) -> Model:
+        """The model of that name. Raises `ModelNotFound` or `RequestError` with Ollama's text."""
+        model = self.library.resolve(name, allow_path=self.settings.host.is_loopback)
+        if model.config.remote_host:
+            raise ForbiddenError("ollama cloud is disabled: remote model is unavailable")
+        return model
+
+    # -- generate ------------------------------------------------------------------------------------------
+
+    async def generate(self, request: GenerateRequest) -> Reply:
+        """POST /api/generate. Raises `VllamaError` for everything that has a status."""
+        began = time.monotonic_ns()
+        model = self.resolve(request.model)
+        if not request.prompt and request.keep_alive == 0:
+            await self.residency.unload(model)
+            return Instant("unload")
+        if request.raw and (request.template or request.system or request.context):
+            raise RequestError("raw mode does not support template, system, or context")
+        think = self._check(model, request.model, "generate", request.think, insert=bool(request.suffix))
+        lease, options = await self._lease(model, request.options, request.keep_alive)
+        try:
+            if not request.prompt:
+                lease.release()
+                return Instant("load")
+            self._check_images(model, bool(request.images), request.debug_render_only)
+            prompting = self.prompter.of(model)
+            prompt = await self._generate_prompt(request, model, prompting, lease.engine, options, think)
+            if request.debug_render_only:
+                lease.release()
+                return Instant("render", prompt, len(request.images))
+            job = _Job(
+                engine=lease.engine,
+                options=options,
+                prompt=prompt,
+                think=think,
+                truncate=request.truncate is not False,
+                shift=request.shift is not False,
+                format=request.format,
+                top_logprobs=request.top_logprobs if request.logprobs else None,
+            )
+            parser = None if request.raw else prompting.thinking_parser(prompt, think)
+            context = None if request.raw else partial(_context, lease.engine, prompt)
+            return await self._run(
+                job, lease, began, thinking=parser, quiet=False, want_ids=not request.raw, context=context
+            )
+        except BaseException:
+            lease.release()
+            raise
+
+    async def _generate_prompt(
+        self,
+        request: GenerateRequest,
+        model: Model,
+        prompting: Prompting,
+        engine: Engine,
+        options: Options,
+        think: Think | None,
+    ) -> str:
+        if request.raw:
+            return request.prompt
+        prefix = ""
+        if request.context:
+            prefix = await engine.detokenize(request.context)
+        if request.suffix or request.template:
+            go = parse_go(request.template) if request.template else prompting.go
+            if request.suffix:
+                values = template_values(prompt=request.prompt, suffix=request.suffix, think=think)
+            else:
+                values = template_values(messages=self._turns(request, model), think=think)
+            return prefix + go.execute(values)
+        messages = self._turns(request, model)
+        text = await self._fit(messages, (), prompting, engine, options, think, request.truncate is not False)
+        return prefix + text
+
+    def _turns(self, request: GenerateRequest, model: Model) -> tuple[Message, ...]:
+        messages: list[Message] = []
+        system = request.system or model.system
+        if system:
+            messages.append(Message("system", system))
+        if request.context is None:
+            messages.extend(Message(role, content) for role, content in model.messages)
+        messages.append(Message("user", request.prompt, images=request.images))
+        return tuple(messages)
+
+    # -- chat ----------------------------------------------------------------------------------------------
+
+    async def chat(self, request: ChatRequest) -> Reply:
+        """POST /api/chat. Raises `VllamaError` for everything that has a status."""
+        began = time.monotonic_ns()
+        if not request.model:
+            raise RequestError("model is required")
+        model = self.resolve(request.model)
+        if not request.messages and request.keep_alive == 0:
+            await self.residency.unload(model)
+            return Instant("unload")
+        think = self._check(model, request.model, "chat", request.think, tools=bool(request.tools))
+        lease, options = await self._lease(model, request.options, request.keep_alive)
+        try:
+            if not request.messages:
+                lease.release()
+                return Instant("load")
+            images = sum(len(m.images) for m in request.messages)
+            self._check_images(model, images > 0, request.debug_render_only)
+            prompting = self.prompter.of(model)
+            messages = _history(request, model)
+            prompt = await self._fit(
+                messages, request.tools, prompting, lease.engine, options, think, request.truncate is not False
+            )
+            if request.debug_render_only:
+                lease.release()
+                return Instant("render", prompt, images)
+            job = _Job(
+                engine=lease.engine,
+                options=options,
+                prompt=prompt,
+                think=think,
+                truncate=request.truncate is not False,
+                shift=request.shift is not False,
+                format=request.format,
+                top_logprobs=request.top_logprobs if request.logprobs else None,
+            )
+            return await self._run(
+                job,
+                lease,
+                began,
+                thinking=prompting.thinking_parser(prompt, think),
+                tools=ToolParser(request.tools, prompting.tool_tag) if request.tools else None,
+                constrain_after=prompting.thinking[1],
+            )
+        except BaseException:
+            lease.release()
+            raise
+
+    # -- shared steps --------------------------------------------------------------------------------------
+
+    def _check(
+        self,
+        model: Model,
+        asked: str,
+        verb: str,
+        think: Think | None,
+        *,
+        insert: bool = False,
+        tools: bool = False,
+    ) -> Think | None:
+        """Capabilities in Ollama's order; returns the think setting to use."""
+        skills = model.capabilities
+        if "image" in skills:
+            raise RequestError("image generation models are not currently supported")
+        if "thinking" in skills:
+            think = think if think is not None else Think(True)
+        elif think is not None and think.enabled:
+            raise RequestError(f'"{asked}" does not support thinking')
+        if "completion" not in skills:
+            raise RequestError(f'"{asked}" does not support {verb}')
+        if insert and "insert" not in skills:
+            raise RequestError(f"{model.name.full} does not support insert")
+        if tools and "tools" not in skills:
+            raise RequestError(f"{model.name.full} does not support tools")
+        return think
+
+    @staticmethod
+    def _check_images(model: Model, images: bool, render_only: bool) -> None:
+        if images and not render_only:
+            detail = "" if "vision" in model.capabilities else "this model does not support images"
+            raise RequestError(detail or "images are not supported by this engine yet")
+
+    async def _lease(
+        self, model: Model, request_options: dict[str, Any], keep_alive: int | None
+    ) -> tuple[Lease, Options]:
+        if self._draining:
+            raise BusyError("the server is shutting down")
+        options = merge_options(model.params, request_options)
+        default = self.settings.context_length or DEFAULT_CONTEXT
+        num_ctx = options.num_ctx or default
+        load = LoadOptions(
+            num_ctx=num_ctx,
+            num_parallel=self.settings.num_parallel,
+            num_batch=options.num_batch or 0,
+            num_gpu=options.num_gpu if options.num_gpu is not None else -1,
+            main_gpu=options.main_gpu,
+            num_thread=options.num_thread or self.settings.num_thread,
+            use_mmap=options.use_mmap,
+            flash_attention=self.settings.flash_attention,
+            kv_cache_type=self.settings.kv_cache_type,
+        )
+        lease = await self.residency.acquire(model, load, keep_alive)
+        train = lease.engine.facts.train_ctx
+        if train and num_ctx > train:
+            log.warning("num_ctx %d: %s was trained for %d, using that", num_ctx, model.name.shortest, train)
+            num_ctx = train
+        return lease, replace(options, num_ctx=num_ctx)
+
+    async def _fit(
+        self,
+        messages: tuple[Message, ...],
+        tools: tuple[Tool, ...],
+        prompting: Prompting,
+        engine: Engine,
+        options: Options,
+        think: Think | None,
+        truncate: bool,
+    ) -> str:
+        """The prompt of the conversation, its oldest messages dropped until it fits the context.
+
+        System messages and the last message always stay. A prompt of no more bytes than the context has tokens
+        fits without asking the tokenizer, for a token is at least one byte.
+        """
+        tagged = _tag_images(messages)
+        prompt = prompting.render(tagged, tools, think)
+        limit = options.num_ctx
+        if not truncate or len(messages) < 2 or await _fits(engine, prompt, limit):
+            return prompt
+        low, high = 1, len(tagged) - 1
+        best = prompting.render(_tail(messages, high), tools, think)
+        dropped = high
+        # Each dropped message makes the prompt shorter, so the first cut that fits is found by halving.
+        while low < high:
+            middle = (low + high) // 2
+            text = prompting.render(_tail(messages, middle), tools, think)
+            if await _fits(engine, text, limit):
+                best, dropped, high = text, middle, middle
+            else:
+                low = middle + 1
+        log.warning("dropped %d of %d messages to fit num_ctx %d", dropped, len(messages), limit)
+        return best
+
+    async def _run(
+        self,
+        job: _Job,
+        lease: Lease,
+        began: int,
+        *,
+        thinking: ThinkingParser | None = None,
+        tools: ToolParser | None = None,
+        quiet: bool = True,
+        want_ids: bool = False,
+        context: Callable[[Finished], Any] | None = None,
+        constrain_after: str = "",
+    ) -> Reply:
+        options = job.options
+        try:
+            constraint = _constraint(job.format)
+            if constraint is not None and thinking is not None and constrain_after:
+                constraint = replace(constraint, after=constrain_after)
+            generation = Generation(
+                prompt=job.prompt,
+                sampling=options.to_sampling(),
+                num_ctx=options.num_ctx,
+                num_predict=options.num_predict,
+                num_keep=options.num_keep,
+                stop=options.stop,
+                truncate=job.truncate and job.shift,
+                shift=job.shift,
+                top_logprobs=job.top_logprobs,
+                constraint=constraint,
+                want_ids=want_ids,
+            )
+            events = self._told(lease.engine.generate(generation))
+            first = await anext(events)
+        except StopAsyncIteration:
+            raise ServerError("the engine ended without an answer") from None
+        except VllamaError as error:
+            failure = error
+            if isinstance(error, PromptTooLong) and job.truncate:
+                failure = PromptTooLong(TOO_LONG, prompt_tokens=error.prompt_tokens, context=error.context)
+            failure.from_engine = True
+            raise failure from None
+        started = first if isinstance(first, Started) else Started(0, 0)
+        if started.truncated_tokens:
+            log.warning("the prompt was cut by %d tokens to fit num_ctx %d", started.truncated_tokens, options.num_ctx)
+        answer = Answer(
+            events,
+            lease,
+            began=began,
+            thinking=thinking,
+            tools=tools,
+            quiet=quiet,
+            context=context,
+            ended=self._answers.discard,
+            prompt_tokens=started.prompt_tokens,
+            cached_tokens=started.cached_tokens,
+            truncated_tokens=started.truncated_tokens,
+        )
+        self._answers.add(answer)
+        return answer
+
+    async def _told(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+        """The engine's events; what breaks because the server goes down says that instead of "crashed"."""
+        try:
+            async for event in events:
+                yield event
+        except ServerError:
+            if self._draining:
+                raise BusyError("the server is shutting down") from None
+            raise
+        finally:
+            close = getattr(events, "aclose", None)
+            if close is not None:
+                await close()
+
+
+def _history(request: ChatRequest, model: Model) -> tuple[Message, ...]:
+    """The model's own messages before the request's; its SYSTEM unless the request begins with one."""
+    messages = tuple(Message(role, content) for role, content in model.messages) + request.messages
+    if request.messages[0].role != "system" and model.system:
+        messages = (Message("system", model.system), *messages)
+    if model.config.family == "qwen3" or model.name.model == "deepseek-r1":
+        messages = _without_thoughts(messages)
+    return messages
+
+
+def _without_thoughts(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Old answers of these families carry their thoughts in the text; there they only cost tokens."""
+    last_user = max((i for i, m in enumerate(messages) if m.role == "user"), default=-1)
+    cleaned = []
+    for i, message in enumerate(messages):
+        if message.role == "assistant" and i < last_user:
+            message = replace(message, content=ThinkingParser("<think>", "</think>").add(message.content)[1])
+        cleaned.append(message)
+    return tuple(cleaned)
+
+
+def _tail(messages: tuple[Message, ...], start: int) -> tuple[Message, ...]:
+    """Messages from `start` on, with the system messages of what is left out."""
+    kept = tuple(m for m in messages[:start] if m.role == "system")
+    return kept + _tag_images(messages[start:])
+
+
+def _tag_images(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Images become `[img-N]` in the text, where `[img]` stands or in front, numbered through the conversation."""
+    if not any(m.images for m in messages):
+        return messages
+    number = 0
+    tagged = []
+    for message in messages:
+        prefix, content = "", message.content
+        for _ in message.images:
+            tag = f"[img-{number}]"
+            number += 1
+            if "[img]" in content:
+                content = content.replace("[img]", tag, 1)
+            else:
+                prefix += tag
+        tagged.append(replace(message, content=prefix + content))
+    return tuple(tagged)
+
+
+async def _fits(engine: Engine, prompt: str, limit: int) -> bool:
+    # One token may be added in front (BOS), hence the strict comparison.
+    if len(prompt.encode()) < limit:
+        return True
+    return len(await engine.tokenize(prompt)) <= limit
+
+
+async def _context(engine: Engine, prompt: str, finished: Finished) -> tuple[int, ...]:
+    """Ids of the whole prompt and the answer; asks the tokenizer again only when the prompt had been cut."""
+    ids = finished.prompt_ids
+    if not ids or len(ids) != finished.prompt_tokens:
+        ids = tuple(await engine.tokenize(prompt))
+    return ids + finished.output_ids
+
+
+def _constraint(wanted: Any) -> Constraint | None:
+    if wanted is None:
+        return None
+    if wanted == "json":
+        return Constraint(json_grammar())
+    if isinstance(wanted, dict):
+        return Constraint(schema_grammar(wanted))
+    shown = wanted if isinstance(wanted, str) else repr(wanted)
+    raise RequestError(f'invalid format: "{shown}"; expected "json" or a valid JSON Schema object')
