@@ -1,0 +1,110 @@
+"""All models that this machine can serve: Ollama's store first, then what installed packages carry."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vllama.errors import ModelLoadError, ModelNotFound, RequestError
+from vllama.models.gguf import read_metadata
+from vllama.models.model import Model, ModelConfig
+from vllama.models.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, Name, parse_reference
+from vllama.models.overlay import CARRIED, Overlay, synthetic_digest
+from vllama.models.store import Store
+
+Inspect = Callable[[Model], tuple[str, ...]]
+
+
+class Library:
+    """Finds and lists models. Safe to use from many threads; a hit costs one stat, the rest does file I/O.
+
+    `inspect` says what a model can do, which needs its templates (`core` knows them); without it only
+    the weights are asked.
+    """
+
+    def __init__(self, models_dir: Path, overlay: bool | Overlay = True, inspect: Inspect | None = None) -> None:
+        self.store = Store(models_dir)
+        self.overlay = overlay if isinstance(overlay, Overlay) else Overlay(CARRIED if overlay else ())
+        self._inspect = inspect
+        self._capabilities: dict[str, tuple[str, ...]] = {}
+
+    def resolve(self, name: str, *, allow_path: bool = False) -> Model:
+        """The model that `name` means, in any spelling of its letters; `:local` may end it.
+
+        With `allow_path`, a text that looks like a path to a .gguf file is one.
+        Raises `RequestError` ("invalid model name", or two endings) and `ModelNotFound`.
+        """
+        if allow_path and looks_like_path(name):
+            return model_from_file(Path(name).expanduser())
+        if not name.strip():
+            raise ModelNotFound(f"model '{name}' not found")
+        # a tag that is really called "cloud" or "local" exists: copies may be named so
+        literal = Name.parse(name)
+        if literal.valid and (model := self.find(literal)):
+            return model
+        base = Name.parse(parse_reference(name).base)
+        if not base.valid:
+            raise RequestError("invalid model name")
+        if base != literal and (model := self.find(base)):
+            return model
+        raise ModelNotFound(f"model '{name}' not found")
+
+    def find(self, name: Name) -> Model | None:
+        """The model of a parsed name, None when there is none."""
+        return self.store.find(name) or self.overlay.find(name)
+
+    def models(self) -> list[Model]:
+        """All models, newest first; a package's model is hidden by one of the same name in the store."""
+        stored = self.store.scan()
+        known = {model.name.key for model in stored}
+        found = stored + [m for m in self.overlay.models() if m.name.key not in known]
+        found.sort(key=lambda m: m.name.shortest)
+        found.sort(key=lambda m: m.modified_at, reverse=True)
+        return found
+
+    def capabilities(self, model: Model) -> tuple[str, ...]:
+        """What the model can do (completion, tools ...), worked out once per digest."""
+        known = self._capabilities.get(model.digest)
+        if known is None:
+            known = self._inspect(model) if self._inspect else model.metadata_capabilities
+            if len(self._capabilities) > 4096:
+                self._capabilities.clear()
+            self._capabilities[model.digest] = known
+        return known
+
+
+def looks_like_path(text: str) -> bool:
+    """Whether a user means a file: it ends in .gguf and has a directory in front, or exists."""
+    if not text.lower().endswith(".gguf"):
+        return False
+    return text.startswith(("./", "../", "/", "~")) or os.sep in text or Path(text).is_file()
+
+
+def model_from_file(path: Path) -> Model:
+    """A model that is nothing but a GGUF file. Raises `ModelNotFound` or `ModelLoadError`."""
+    path = Path(os.path.abspath(path))
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise ModelNotFound(f"cannot open {path}: {error.strerror}") from error
+    if not path.is_file():
+        raise ModelLoadError(f"cannot open {path}: not a regular file")
+    metadata = read_metadata(path)
+    stamp = f"file:{path}:{stat.st_mtime_ns}"
+    return Model(
+        name=file_name(path),
+        digest=synthetic_digest(stamp, stat.st_size, {}),
+        size=stat.st_size,
+        modified_at=datetime.fromtimestamp(stat.st_mtime, UTC),
+        config=ModelConfig.from_metadata(metadata),
+        gguf=path,
+        origin="file",
+    )
+
+
+def file_name(path: Path) -> Name:
+    """A valid name for a file: its stem, with everything that a name may not have replaced by "-"."""
+    stem = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in path.stem)
+    return Name(DEFAULT_HOST, DEFAULT_NAMESPACE, stem.lstrip(".-")[:80] or "model", DEFAULT_TAG, "https")
