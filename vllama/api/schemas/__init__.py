@@ -1,0 +1,1 @@
+"""The types of request bodies: `native` for Ollama's routes, `openai` for /v1."""
