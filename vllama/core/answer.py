@@ -114,11 +114,14 @@ class Answer:
         return tuple(calls)
 
     async def _done(self, event: Finished) -> Done:
-        rest = NO_DELTA
+        thinking, content = self._thinking.finish() if self._thinking is not None else ("", "")
+        calls: tuple[ToolCall, ...] = ()
         if self._tools is not None:
-            left = self._tools.content()
-            if left:
-                rest = Delta(left)
+            if content:
+                found, content = self._tools.add(content)
+                calls = self._numbered(found)
+            content += self._tools.content()
+        rest = Delta(content, thinking, calls) if content or thinking or calls else NO_DELTA
         context = await self._context(event) if self._context is not None else None
         return Done(
             reason="length" if event.reason == "length" else "stop",

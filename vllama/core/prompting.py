@@ -7,17 +7,17 @@ template inside the GGUF can do more; without either, the prompt as it is.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from vllama.models.library import Model
+from vllama.engines.base import ModelFacts
+from vllama.models.model import Model
 from vllama.prompts.gotemplate import GoTemplate, TemplateValues
 from vllama.prompts.gotemplate import parse as parse_go
 from vllama.prompts.jinja import JinjaTemplate
 from vllama.prompts.messages import Message, Think, Tool
 from vllama.prompts.style import capabilities as template_capabilities
-from vllama.prompts.thinking import ThinkingParser, infer_tags, infer_tags_jinja
-from vllama.prompts.tools import infer_tag, infer_tag_jinja
+from vllama.prompts.thinking import ThinkingParser, infer_tags
+from vllama.prompts.tools import infer_tag
 
 PLAIN = "{{ .Prompt }}"
 CACHE = 64
@@ -81,33 +81,37 @@ class Prompter:
         self._go_template = go_template
         self._kept: OrderedDict[tuple[str, str | None], Prompting] = OrderedDict()
 
-    def of(self, model: Model) -> Prompting:
+    def of(self, model: Model, facts: ModelFacts) -> Prompting:
         """The model's prompting. Raises `TemplateError` if its template does not parse."""
         key = (model.digest, model.template)
         known = self._kept.get(key)
         if known is None:
-            known = self._kept[key] = self._build(model)
+            known = self._kept[key] = self._build(model, facts)
             if len(self._kept) > CACHE:
                 self._kept.popitem(last=False)
         return known
 
-    def _build(self, model: Model) -> Prompting:
+    def _build(self, model: Model, facts: ModelFacts) -> Prompting:
         go_text, jinja_text = model.template, model.chat_template
         go = parse_go(go_text if go_text is not None else PLAIN)
-        use_jinja = jinja_text is not None and (go_text is None or self._prefers_jinja(go_text, jinja_text))
-        bos, eos, adds_bos = _specials(model)
-        if use_jinja and jinja_text is not None:
+        if jinja_text is not None and (go_text is None or self._prefers_jinja(go_text, jinja_text)):
             return Prompting(
                 go=go,
                 jinja=JinjaTemplate(jinja_text),
-                thinking=infer_tags_jinja(jinja_text),
-                tool_tag=infer_tag_jinja(jinja_text),
-                bos=bos,
-                eos=eos,
-                strip_bos=adds_bos and bool(bos),
+                thinking=_first_tag(jinja_text, THINKING_TAGS) or ("", ""),
+                tool_tag=(_first_tag(jinja_text, TOOL_TAGS) or ("{", ""))[0],
+                bos=facts.bos,
+                eos=facts.eos,
+                strip_bos=bool(facts.bos) and _adds_bos(model),
             )
         return Prompting(
-            go=go, jinja=None, thinking=infer_tags(go.root), tool_tag=infer_tag(go), bos=bos, eos=eos, strip_bos=False
+            go=go,
+            jinja=None,
+            thinking=infer_tags(go.root),
+            tool_tag=infer_tag(go),
+            bos=facts.bos,
+            eos=facts.eos,
+            strip_bos=False,
         )
 
     def _prefers_jinja(self, go_text: str, jinja_text: str) -> bool:
@@ -116,50 +120,26 @@ class Prompter:
         return template_capabilities(go_text, None) < template_capabilities(None, jinja_text)
 
 
+THINKING_TAGS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"))
+TOOL_TAGS = (("<tool_call>", "</tool_call>"), ("[TOOL_CALLS]", ""), ("<|tool_call|>", ""), ("<|python_tag|>", ""))
+"""What families of models put around thoughts and tool calls; a Jinja template can only be searched for them."""
+
+
+def _first_tag(text: str, tags: tuple[tuple[str, str], ...]) -> tuple[str, str] | None:
+    return next((pair for pair in tags if pair[0] in text), None)
+
+
 def capabilities(model: Model) -> tuple[str, ...]:
     """What the model can do, from its metadata and templates, in Ollama's order and names."""
-    found: list[str] = []
-    kv = model.metadata.kv if model.gguf is not None else {}
-    arch = str(kv.get("general.architecture", ""))
-    if f"{arch}.pooling_type" in kv:
-        found.append("embedding")
-    else:
-        found.append("completion")
-    if f"{arch}.vision.block_count" in kv or model.projector is not None:
-        found.append("vision")
     skills = template_capabilities(model.template, model.chat_template)
-    found.extend(name for name in ("tools", "insert", "thinking") if name in skills)
-    found.extend(name for name in model.config.capabilities if name not in found)
-    return tuple(found)
+    from_templates = (name for name in ("tools", "insert", "thinking") if name in skills)
+    return tuple(dict.fromkeys((*model.metadata_capabilities, *from_templates)))
 
 
-def inspector() -> Callable[[Model], tuple[str, ...]]:
-    """`capabilities` with a memory by digest: parsing templates for each listing would be waste."""
-    kept: dict[tuple[str, str | None], tuple[str, ...]] = {}
-
-    def inspect(model: Model) -> tuple[str, ...]:
-        key = (model.digest, model.template)
-        if key not in kept:
-            if len(kept) > 1024:
-                kept.clear()
-            kept[key] = capabilities(model)
-        return kept[key]
-
-    return inspect
-
-
-def _specials(model: Model) -> tuple[str, str, bool]:
-    """BOS and EOS as text, and whether the tokenizer adds BOS by itself."""
+def _adds_bos(model: Model) -> bool:
+    """Whether the tokenizer puts BOS in front by itself (llama.cpp's rule when the file does not say)."""
     if model.gguf is None:
-        return "", "", False
-    metadata = model.metadata
-    kv = metadata.kv
-
-    def token(name: str) -> str:
-        number = kv.get(f"tokenizer.ggml.{name}_token_id")
-        return metadata.token(number) if isinstance(number, int) else ""
-
+        return False
+    kv = model.metadata.kv
     adds = kv.get("tokenizer.ggml.add_bos_token")
-    if adds is None:
-        adds = kv.get("tokenizer.ggml.model") == "llama"
-    return token("bos"), token("eos"), bool(adds)
+    return bool(adds) if adds is not None else kv.get("tokenizer.ggml.model") == "llama"

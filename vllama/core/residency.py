@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from vllama.engines.base import Engine, LoadOptions, ModelSource
 from vllama.engines.registry import EngineKind
 from vllama.errors import BusyError, EngineCrashed, ModelLoadError, VllamaError
-from vllama.models.library import Model
+from vllama.models.model import Model
 
 log = logging.getLogger("vllama.residency")
 
@@ -163,7 +163,9 @@ class Residency:
                     resident = self._begin(key, model, options)
                 resident.users += 1
                 try:
-                    engine = resident.engine or await asyncio.shield(self._loading(resident))
+                    engine = resident.engine
+                    if engine is None:
+                        engine = await asyncio.shield(self._loading(resident))
                     if self._residents.get(key) is not resident or not engine.alive:
                         continue
                     return self._lease(resident, engine, options, keep_alive, time.monotonic_ns() - began)

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -24,8 +25,18 @@ from vllama.core.requests import ChatRequest, GenerateRequest
 from vllama.core.residency import Lease, Residency
 from vllama.engines.base import Constraint, Engine, Event, Finished, Generation, LoadOptions, Started
 from vllama.engines.registry import EngineKind, choose
-from vllama.errors import BusyError, ForbiddenError, PromptTooLong, RequestError, ServerError, VllamaError
-from vllama.models.library import Library, Model
+from vllama.errors import (
+    BusyError,
+    ForbiddenError,
+    ModelNotFound,
+    PromptTooLong,
+    RequestError,
+    ServerError,
+    VllamaError,
+)
+from vllama.models.library import Library
+from vllama.models.model import Model
+from vllama.models.names import Name
 from vllama.prompts.gotemplate import parse as parse_go
 from vllama.prompts.messages import Message, Think, Tool
 from vllama.prompts.structured import json_grammar, schema_grammar
@@ -106,7 +117,13 @@ class Service:
 
     def resolve(self, name: str) -> Model:
         """The model of that name. Raises `ModelNotFound` or `RequestError` with Ollama's text."""
-        model = self.library.resolve(name, allow_path=self.settings.host.is_loopback)
+        try:
+            model = self.library.resolve(name, allow_path=self.settings.host.is_loopback)
+        except ModelNotFound:
+            if self.settings.engine != "scripted" or not Name.parse(name).valid:
+                raise
+            # The scripted engine needs no weights, so it answers under any name.
+            model = Model(Name.parse(name), digest="0" * 64, size=0, modified_at=datetime.fromtimestamp(0, UTC))
         if model.config.remote_host:
             raise ForbiddenError("ollama cloud is disabled: remote model is unavailable")
         return model
@@ -129,7 +146,7 @@ class Service:
                 lease.release()
                 return Instant("load")
             self._check_images(model, bool(request.images), request.debug_render_only)
-            prompting = self.prompter.of(model)
+            prompting = self.prompter.of(model, lease.engine.facts)
             prompt = await self._generate_prompt(request, model, prompting, lease.engine, options, think)
             if request.debug_render_only:
                 lease.release()
@@ -207,7 +224,7 @@ class Service:
                 return Instant("load")
             images = sum(len(m.images) for m in request.messages)
             self._check_images(model, images > 0, request.debug_render_only)
-            prompting = self.prompter.of(model)
+            prompting = self.prompter.of(model, lease.engine.facts)
             messages = _history(request, model)
             prompt = await self._fit(
                 messages, request.tools, prompting, lease.engine, options, think, request.truncate is not False
@@ -250,7 +267,7 @@ class Service:
         tools: bool = False,
     ) -> Think | None:
         """Capabilities in Ollama's order; returns the think setting to use."""
-        skills = model.capabilities
+        skills = self.library.capabilities(model)
         if "image" in skills:
             raise RequestError("image generation models are not currently supported")
         if "thinking" in skills:
@@ -265,11 +282,14 @@ class Service:
             raise RequestError(f"{model.name.full} does not support tools")
         return think
 
-    @staticmethod
-    def _check_images(model: Model, images: bool, render_only: bool) -> None:
+    def _check_images(self, model: Model, images: bool, render_only: bool) -> None:
         if images and not render_only:
-            detail = "" if "vision" in model.capabilities else "this model does not support images"
-            raise RequestError(detail or "images are not supported by this engine yet")
+            can = "vision" in self.library.capabilities(model)
+            error = RequestError(
+                "images are not supported by this engine yet" if can else "this model does not support images"
+            )
+            error.from_engine = True
+            raise error
 
     async def _lease(
         self, model: Model, request_options: dict[str, Any], keep_alive: int | None
@@ -277,13 +297,12 @@ class Service:
         if self._draining:
             raise BusyError("the server is shutting down")
         options = merge_options(model.params, request_options)
-        default = self.settings.context_length or DEFAULT_CONTEXT
-        num_ctx = options.num_ctx or default
+        num_ctx = options.context(self.settings.context_length or DEFAULT_CONTEXT)
         load = LoadOptions(
             num_ctx=num_ctx,
             num_parallel=self.settings.num_parallel,
-            num_batch=options.num_batch or 0,
-            num_gpu=options.num_gpu if options.num_gpu is not None else -1,
+            num_batch=options.num_batch,
+            num_gpu=options.num_gpu,
             main_gpu=options.main_gpu,
             num_thread=options.num_thread or self.settings.num_thread,
             use_mmap=options.use_mmap,
@@ -314,7 +333,7 @@ class Service:
         """
         tagged = _tag_images(messages)
         prompt = prompting.render(tagged, tools, think)
-        limit = options.num_ctx
+        limit = options.context(DEFAULT_CONTEXT)
         if not truncate or len(messages) < 2 or await _fits(engine, prompt, limit):
             return prompt
         low, high = 1, len(tagged) - 1
@@ -352,8 +371,8 @@ class Service:
             generation = Generation(
                 prompt=job.prompt,
                 sampling=options.to_sampling(),
-                num_ctx=options.num_ctx,
-                num_predict=options.num_predict,
+                num_ctx=options.context(DEFAULT_CONTEXT),
+                num_predict=options.predict_limit(),
                 num_keep=options.num_keep,
                 stop=options.stop,
                 truncate=job.truncate and job.shift,
