@@ -19,9 +19,9 @@ from typing import Any
 
 import orjson
 
-from vllama.api.gotypes import Array, DecodeError, Decoder, Node, Number, Object, Odd, Struct, fold
+from vllama.api.gotypes import Array, DecodeError, Decoder, GoType, Node, Number, Object, Odd, Struct, fold
 from vllama.errors import BodyError
-from vllama.goquote import quote
+from vllama.models.gotext import quote
 
 NATIVE_EMPTY = "missing request body"
 """What Ollama's own routes say to an empty body; the /v1 routes say `EOF`."""
@@ -66,6 +66,20 @@ def decode_exact(body: bytes, schema: Struct, *, empty: str = NATIVE_EMPTY) -> d
         # Go allows 10,000 levels; no honest request has a thousand.
         raise BodyError("exceeded max depth") from None
     return value or {}
+
+
+def decode_text(text: str, go_type: GoType) -> Any:
+    """The whole of `text` as one value, as json.Unmarshal reads it. Raises BodyError with Go's text."""
+    body = text.encode()
+    scanner = Scanner(body, "unexpected end of JSON input")
+    try:
+        node = scanner.scan()
+        scanner.expect_end()
+        return Decoder().run(go_type, node)
+    except DecodeError as error:
+        raise BodyError(error.text) from None
+    except RecursionError:
+        raise BodyError("exceeded max depth") from None
 
 
 def raw_member(body: bytes, name: str) -> str:
@@ -134,6 +148,12 @@ class Scanner:
                 value = stack.pop().node
             if not stack:
                 return value
+
+    def expect_end(self) -> None:
+        """Raise DecodeError if more than blanks follow the value."""
+        self._skip_space()
+        if self.pos < len(self.body):
+            raise self._unexpected("after top-level value")
 
     def _begin_value(self) -> tuple[Node, Object | Array | None]:
         c = self._peek()

@@ -9,9 +9,10 @@ from typing import Any
 
 from vllama.engines.base import Sampling
 from vllama.errors import RequestError
-from vllama.goquote import quote
+from vllama.models.gotext import quote
 
 MIN_NUM_CTX = 4
+"""The least context a request can ask for, in tokens; anything less is taken as this."""
 
 _log = logging.getLogger("vllama.options")
 
@@ -24,8 +25,8 @@ class OptionError(RequestError):
 class Options:
     """Every option that Ollama knows, with its default. Counts are tokens.
 
-    `num_ctx` None leaves it to the server; `num_gpu` -1, `num_thread` 0 and None leave it to the engine.
-    `seed` -1 is random.
+    `num_ctx` 0 leaves it to the server; `num_gpu` -1, `num_thread` 0 and None leave it to the engine.
+    `seed` -1 is random, `num_predict` -1 no limit.
     """
 
     num_keep: int = 4
@@ -41,21 +42,13 @@ class Options:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     stop: tuple[str, ...] = ()
-    num_ctx: int | None = None
+    num_ctx: int = 0
     num_batch: int = 512
     num_gpu: int = -1
     main_gpu: int | None = None
     use_mmap: bool | None = None
     num_thread: int = 0
     draft_num_predict: int = 4
-
-    def context(self, default: int) -> int:
-        """The request's context in tokens: what was asked for, else `default`; never under 4."""
-        return max(MIN_NUM_CTX, default if self.num_ctx is None else self.num_ctx)
-
-    def predict_limit(self) -> int:
-        """The most tokens to generate, -1 for no limit. Ollama takes 0 and every negative number for no limit."""
-        return self.num_predict if self.num_predict > 0 else -1
 
     def to_sampling(self) -> Sampling:
         """The part that chooses tokens, for an engine."""
@@ -103,6 +96,16 @@ def _integer(name: str, value: Any) -> int:
     return int(number) if -(2.0**63) <= number < 2.0**63 else -(2**63)
 
 
+def _context(name: str, value: Any) -> int:
+    return max(MIN_NUM_CTX, _integer(name, value))
+
+
+def _limit(name: str, value: Any) -> int:
+    # To Ollama, 0 and every negative number mean no limit.
+    limit = _integer(name, value)
+    return limit if limit > 0 else -1
+
+
 def _number(name: str, value: Any) -> float:
     kind = type(value)
     if kind is not int and kind is not float:
@@ -127,7 +130,7 @@ def _strings(name: str, value: Any) -> tuple[str, ...]:
 _READERS: dict[str, Callable[[str, Any], Any]] = {
     "num_keep": _integer,
     "seed": _integer,
-    "num_predict": _integer,
+    "num_predict": _limit,
     "top_k": _integer,
     "top_p": _number,
     "min_p": _number,
@@ -138,7 +141,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "presence_penalty": _number,
     "frequency_penalty": _number,
     "stop": _strings,
-    "num_ctx": _integer,
+    "num_ctx": _context,
     "num_batch": _integer,
     "num_gpu": _integer,
     "main_gpu": _integer,
