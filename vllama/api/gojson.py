@@ -21,7 +21,7 @@ import orjson
 
 from vllama.api.gotypes import Array, DecodeError, Decoder, GoType, Node, Number, Object, Odd, Struct, fold
 from vllama.errors import BodyError
-from vllama.models.gotext import quote
+from vllama.goquote import quote
 
 NATIVE_EMPTY = "missing request body"
 """What Ollama's own routes say to an empty body; the /v1 routes say `EOF`."""

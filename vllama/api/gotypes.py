@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vllama.goduration import FOREVER_NS, NS_PER_SECOND, parse_duration
-from vllama.models.gotext import quote
+from vllama.goquote import quote
 
 
 class Number(str):

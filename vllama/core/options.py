@@ -9,7 +9,7 @@ from typing import Any
 
 from vllama.engines.base import Sampling
 from vllama.errors import RequestError
-from vllama.models.gotext import quote
+from vllama.goquote import quote
 
 MIN_NUM_CTX = 4
 """The least context a request can ask for, in tokens; anything less is taken as this."""
