@@ -81,7 +81,13 @@ def test_flash_attention_as_ollama_reads_it(case: dict) -> None:
     assert (default if got is None else got) is case["expected"]
 
 
-@cases("EnableVulkan(true)", "GoTemplate(true)", "SchedSpread", "UseAuth", "DebugLogRequests")
+@cases("GoTemplate(true)")
+def test_go_template_as_ollama_reads_it(case: dict) -> None:
+    got = load_settings(environ=case["env"]).go_template
+    assert (True if got is None else got) is case["expected"]
+
+
+@cases("EnableVulkan(true)", "SchedSpread", "UseAuth", "DebugLogRequests")
 def test_the_bool_reader_on_variables_without_a_setting(case: dict) -> None:
     text = trim(next(iter(case["env"].values()), ""))
     default = case["func"].endswith("(true)")

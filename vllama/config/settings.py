@@ -182,6 +182,15 @@ class Settings:
         values.text,
         ollama=True,
     )
+    go_template: bool | None = _setting(
+        None,
+        "GO_TEMPLATE",
+        "bool or auto",
+        "Whether a model's Go TEMPLATE renders prompts rather than its Jinja chat template; auto takes the Jinja one only "
+        "where it can do more.",
+        values.tristate,
+        ollama=values.ollama_bool,
+    )
     num_thread: int = _setting(
         0,
         "NUM_THREAD",
