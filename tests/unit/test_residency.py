@@ -1,0 +1,219 @@
+"""Loading, sharing, keep_alive, eviction and restart, with the scripted engine."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from vllama.core.residency import Residency
+from vllama.engines.base import Engine, Generation, LoadOptions, ModelSource
+from vllama.engines.registry import EngineKind
+from vllama.engines.scripted import Script, ScriptedEngine, available
+from vllama.errors import BusyError, EngineCrashed, ModelLoadError
+from vllama.models.model import Model
+from vllama.models.names import Name
+
+OPTIONS = LoadOptions(num_ctx=2048)
+MINUTE = 60 * 10**9
+
+
+def model(name: str) -> Model:
+    return Model(Name.parse(name), digest=name.ljust(64, "0"), size=1, modified_at=datetime.now(UTC))
+
+
+class Factory:
+    """Makes scripted engines and remembers them; may be told to fail or to load slowly."""
+
+    def __init__(self, load_us: int = 0) -> None:
+        self.made: list[ScriptedEngine] = []
+        self.load_us = load_us
+        self.fail = ""
+
+    def create(self, source: ModelSource, options: LoadOptions) -> Engine:
+        factory = self
+
+        class Watched(ScriptedEngine):
+            async def load(self, progress: object = None) -> None:
+                await super().load()
+                if factory.fail:
+                    raise ModelLoadError(factory.fail)
+
+        engine = Watched(source, options, Script(load_us=self.load_us))
+        self.made.append(engine)
+        return engine
+
+    def kind(self, _: Model) -> EngineKind:
+        return EngineKind("scripted", "scripted", ("gguf", "scripted"), available, self.create)
+
+
+def residency(factory: Factory, **settings: int) -> Residency:
+    return Residency(factory.kind, **({"keep_alive": MINUTE} | settings))
+
+
+async def test_many_requests_share_one_load() -> None:
+    factory = Factory(load_us=20_000)
+    rooms = residency(factory)
+    leases = await asyncio.gather(*(rooms.acquire(model("a"), OPTIONS, None) for _ in range(20)))
+    assert len(factory.made) == 1
+    assert {id(lease.engine) for lease in leases} == {id(factory.made[0])}
+    assert rooms.busy == 20
+    for lease in leases:
+        lease.release()
+        lease.release()
+    assert rooms.busy == 0
+    await rooms.stop()
+    assert not factory.made[0].alive
+
+
+async def test_another_num_ctx_does_not_load_again() -> None:
+    factory = Factory()
+    rooms = residency(factory)
+    (await rooms.acquire(model("a"), OPTIONS, None)).release()
+    (await rooms.acquire(model("a"), LoadOptions(num_ctx=8192), None)).release()
+    assert len(factory.made) == 1
+    assert rooms.loaded()[0].num_ctx == 8192
+    await rooms.stop()
+
+
+async def test_another_runner_option_waits_for_running_requests_and_loads_again() -> None:
+    factory = Factory()
+    rooms = residency(factory)
+    first = await rooms.acquire(model("a"), OPTIONS, None)
+    waiting = asyncio.create_task(rooms.acquire(model("a"), LoadOptions(num_ctx=2048, num_thread=3), None))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    assert factory.made[0].alive
+    first.release()
+    second = await waiting
+    assert len(factory.made) == 2
+    assert not factory.made[0].alive
+    second.release()
+    await rooms.stop()
+
+
+async def test_keep_alive_zero_unloads_after_the_last_request() -> None:
+    factory = Factory()
+    rooms = residency(factory)
+    one = await rooms.acquire(model("a"), OPTIONS, 0)
+    two = await rooms.acquire(model("a"), OPTIONS, None)
+    one.release()
+    await asyncio.sleep(0)
+    assert factory.made[0].alive
+    two.release()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not factory.made[0].alive
+    assert rooms.loaded() == []
+
+
+async def test_keep_alive_expires() -> None:
+    factory = Factory()
+    rooms = residency(factory)
+    (await rooms.acquire(model("a"), OPTIONS, 5_000_000)).release()
+    for _ in range(2000):
+        if not rooms.loaded():
+            break
+        await asyncio.sleep(0.005)
+    assert rooms.loaded() == []
+    assert not factory.made[0].alive
+
+
+async def test_forever_is_far_away() -> None:
+    factory = Factory()
+    rooms = residency(factory)
+    (await rooms.acquire(model("a"), OPTIONS, -1)).release()
+    assert rooms.loaded()[0].expires_at.year > 2200
+    await rooms.stop()
+
+
+async def test_the_idle_model_that_would_expire_first_makes_room() -> None:
+    factory = Factory()
+    rooms = residency(factory, max_loaded=2)
+    (await rooms.acquire(model("a"), OPTIONS, 9 * MINUTE)).release()
+    (await rooms.acquire(model("b"), OPTIONS, MINUTE)).release()
+    (await rooms.acquire(model("c"), OPTIONS, None)).release()
+    assert {row.model.name.model for row in rooms.loaded()} == {"a", "c"}
+    await rooms.stop()
+
+
+async def test_a_load_waits_while_all_models_are_busy() -> None:
+    factory = Factory()
+    rooms = residency(factory, max_loaded=1)
+    first = await rooms.acquire(model("a"), OPTIONS, None)
+    waiting = asyncio.create_task(rooms.acquire(model("b"), OPTIONS, None))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    first.release()
+    (await waiting).release()
+    assert [row.model.name.model for row in rooms.loaded()] == ["b"]
+    await rooms.stop()
+
+
+async def test_queue_is_bounded() -> None:
+    factory = Factory()
+    rooms = residency(factory, max_queue=2)
+    leases = [await rooms.acquire(model("a"), OPTIONS, None) for _ in range(2)]
+    with pytest.raises(BusyError, match="maximum pending requests exceeded"):
+        await rooms.acquire(model("a"), OPTIONS, None)
+    leases[0].release()
+    (await rooms.acquire(model("a"), OPTIONS, None)).release()
+    await rooms.stop()
+
+
+async def test_a_failed_load_fails_its_waiters_and_is_tried_again() -> None:
+    factory = Factory()
+    rooms = residency(factory)
+    factory.fail = "damaged"
+    outcomes = await asyncio.gather(
+        *(rooms.acquire(model("a"), OPTIONS, None) for _ in range(3)), return_exceptions=True
+    )
+    assert all(isinstance(outcome, ModelLoadError) for outcome in outcomes)
+    assert len(factory.made) == 1
+    factory.fail = ""
+    (await rooms.acquire(model("a"), OPTIONS, None)).release()
+    assert rooms.busy == 0
+    await rooms.stop()
+
+
+async def test_cancelling_a_waiter_does_not_cancel_the_load_of_others() -> None:
+    factory = Factory(load_us=20_000)
+    rooms = residency(factory)
+    leaving = asyncio.create_task(rooms.acquire(model("a"), OPTIONS, None))
+    staying = asyncio.create_task(rooms.acquire(model("a"), OPTIONS, None))
+    await asyncio.sleep(0.005)
+    leaving.cancel()
+    lease = await staying
+    assert len(factory.made) == 1
+    assert rooms.busy == 1
+    lease.release()
+    await rooms.stop()
+
+
+async def test_a_dead_engine_is_replaced_and_crashes_are_budgeted() -> None:
+    factory = Factory()
+    rooms = residency(factory)
+    with pytest.raises(EngineCrashed, match="within a minute"):
+        for _ in range(10):
+            lease = await rooms.acquire(model("a"), OPTIONS, None)
+            await lease.engine.close()
+            lease.release()
+    assert 2 < len(factory.made) <= 7
+    await rooms.stop()
+
+
+async def test_stop_refuses_and_running_answers_break_off() -> None:
+    factory = Factory()
+    rooms = residency(factory)
+    lease = await rooms.acquire(model("a"), OPTIONS, None)
+    events = lease.engine.generate(Generation(prompt="x"))
+    await anext(events)
+    await anext(events)
+    await rooms.stop()
+    with pytest.raises(EngineCrashed):
+        await anext(events)
+    with pytest.raises(BusyError):
+        await rooms.acquire(model("a"), OPTIONS, None)
