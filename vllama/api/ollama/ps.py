@@ -1,0 +1,30 @@
+"""GET /api/ps: what is loaded."""
+
+from __future__ import annotations
+
+from vllama.api.http import Endpoint, Receive, Scope, Send, dumps, send_json
+from vllama.core.service import Service
+from vllama.models.show import rfc3339
+
+
+def ps_endpoint(service: Service) -> Endpoint:
+    """GET /api/ps, longest life first."""
+
+    async def ps(scope: Scope, receive: Receive, send: Send) -> None:
+        rows = sorted(service.residency.loaded(), key=lambda row: row.expires_at, reverse=True)
+        models = [
+            {
+                "name": row.model.name.shortest,
+                "model": row.model.name.shortest,
+                "size": row.size,
+                "digest": row.model.digest,
+                "details": row.model.details,
+                "expires_at": rfc3339(row.expires_at),
+                "size_vram": row.size_vram,
+                "context_length": row.num_ctx,
+            }
+            for row in rows
+        ]
+        await send_json(send, 200, dumps({"models": models}))
+
+    return ps

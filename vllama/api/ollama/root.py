@@ -1,0 +1,28 @@
+"""`/`, `/api/version`, `/api/status`: who is there."""
+
+from __future__ import annotations
+
+from vllama.api.http import TEXT_UTF8, Receive, Scope, Send, dumps, send_json
+
+OLLAMA_API = "0.33.0"
+"""The Ollama release whose API this server speaks. Clients switch features on and off by it; vLLama's own version
+is in the header `X-vLLama-Version`."""
+
+_RUNNING = b"Ollama is running"
+_VERSION = dumps({"version": OLLAMA_API})
+_STATUS = dumps({"cloud": {"disabled": True, "source": "config"}})
+
+
+async def root(scope: Scope, receive: Receive, send: Send) -> None:
+    """The sentence by which clients and load balancers know an Ollama."""
+    await send_json(send, 200, _RUNNING, TEXT_UTF8)
+
+
+async def version(scope: Scope, receive: Receive, send: Send) -> None:
+    """The API's version."""
+    await send_json(send, 200, _VERSION)
+
+
+async def status(scope: Scope, receive: Receive, send: Send) -> None:
+    """Whether cloud models can be used: never."""
+    await send_json(send, 200, _STATUS)

@@ -1,0 +1,77 @@
+"""Every route of this server, in one table."""
+
+from __future__ import annotations
+
+from vllama.api.ollama import cloud
+from vllama.api.ollama.chat import chat_endpoint, generate_endpoint
+from vllama.api.ollama.delete import delete_endpoint
+from vllama.api.ollama.ps import ps_endpoint
+from vllama.api.ollama.root import root, status, version
+from vllama.api.ollama.show import show_endpoint
+from vllama.api.ollama.tags import tags_endpoint
+from vllama.api.openai.models import model_endpoint, models_endpoint
+from vllama.api.ops.health import health
+from vllama.api.ops.missing import missing
+from vllama.api.routing import Route
+from vllama.core.service import Service
+
+_GET = ("GET",)
+_READ = ("HEAD", "GET")
+_POST = ("POST",)
+_DELETE = ("DELETE",)
+
+
+def routes(service: Service) -> tuple[Route, ...]:
+    """The table for a service. Method and path are Ollama's; `/health` is ours."""
+    return (
+        Route(_READ, "/", root, "ollama", "Whether the server runs"),
+        Route(_READ, "/api/version", version, "ollama", "The version of Ollama's API"),
+        Route(_GET, "/api/status", status, "ollama", "Whether cloud models can be used"),
+        Route(_POST, "/api/generate", generate_endpoint(service), "ollama", "Complete a prompt"),
+        Route(_POST, "/api/chat", chat_endpoint(service), "ollama", "Answer a conversation"),
+        missing("POST", "/api/embed", "ollama", "Embed texts"),
+        missing("POST", "/api/embeddings", "ollama", "Embed one text"),
+        Route(_READ, "/api/tags", tags_endpoint(service), "ollama", "List models"),
+        Route(_GET, "/api/ps", ps_endpoint(service), "ollama", "List loaded models"),
+        Route(_POST, "/api/show", show_endpoint(service), "ollama", "Describe a model"),
+        missing("POST", "/api/create", "ollama", "Create a model"),
+        missing("POST", "/api/copy", "ollama", "Copy a model"),
+        Route(_DELETE, "/api/delete", delete_endpoint(service), "ollama", "Delete a model"),
+        missing("POST", "/api/pull", "ollama", "Pull a model"),
+        missing("POST", "/api/push", "ollama", "Push a model"),
+        missing("POST", "/api/blobs/{digest}", "ollama", "Upload a blob"),
+        missing("HEAD", "/api/blobs/{digest}", "ollama", "Whether a blob is there"),
+        Route(_POST, "/api/me", cloud.me, "ollama", "Who is signed in"),
+        Route(_POST, "/api/signout", cloud.signout, "ollama", "Sign out"),
+        Route(_DELETE, "/api/user/keys/{encodedKey}", cloud.signout, "ollama", "Sign out"),
+        Route(
+            _POST,
+            "/api/experimental/web_search",
+            cloud.disabled("web search is unavailable"),
+            "ollama",
+            "Search the web",
+        ),
+        Route(
+            _POST,
+            "/api/experimental/web_fetch",
+            cloud.disabled("web fetch is unavailable"),
+            "ollama",
+            "Fetch a page",
+        ),
+        Route(
+            _GET,
+            "/api/experimental/model-recommendations",
+            cloud.recommendations,
+            "ollama",
+            "Models to try",
+        ),
+        Route(_GET, "/v1/models", models_endpoint(service), "openai", "List models"),
+        Route(_GET, "/v1/models/{model}", model_endpoint(service), "openai", "Describe a model"),
+        missing("POST", "/v1/chat/completions", "openai", "Answer a conversation"),
+        missing("POST", "/v1/completions", "openai", "Complete a prompt"),
+        missing("POST", "/v1/embeddings", "openai", "Embed texts"),
+        missing("POST", "/v1/responses", "openai", "Answer a conversation"),
+        missing("POST", "/v1/audio/transcriptions", "openai", "Transcribe speech"),
+        missing("POST", "/v1/messages", "anthropic", "Answer a conversation"),
+        Route(_READ, "/health", health(service), "ops", "Whether the server can answer, and with what"),
+    )
