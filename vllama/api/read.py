@@ -21,6 +21,11 @@ from vllama.prompts.messages import Think
 MAX_TOP_LOGPROBS = 20
 
 
+class FieldError(RequestError):
+    """A field that decodes well and cannot be used. On /v1 Ollama finds it behind the translation of the body,
+    and sends it in the form of an error of the work itself."""
+
+
 def read_generate(body: bytes) -> GenerateRequest:
     """POST /api/generate. An empty model is no error here: Ollama answers 404 to it."""
     get = decode(body, native.GENERATE).get
@@ -163,14 +168,14 @@ def _read_name(body: bytes, schema: Struct) -> NameBody:
 def require_model(name: str) -> str:
     """`name`, unless it is empty."""
     if not name:
-        raise RequestError("model is required")
+        raise FieldError("model is required")
     return name
 
 
 def check_top_logprobs(count: int) -> int:
     """`count`, if it is one that Ollama allows."""
     if not 0 <= count <= MAX_TOP_LOGPROBS:
-        raise RequestError(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}")
+        raise FieldError(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}")
     return count
 
 
