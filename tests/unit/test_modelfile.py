@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,8 @@ def test_parsing_and_printing_match_go(case: dict[str, Any]) -> None:
 
 @given(st.text(max_size=200))
 def test_any_text_is_read_or_refused_cleanly(text: str) -> None:
-    try:
-        parse_modelfile(text)
-    except ModelfileError as error:
-        assert error.text
+    with contextlib.suppress(ModelfileError):
+        assert any(command.name == "model" for command in parse_modelfile(text))
 
 
 @given(st.text(st.characters(categories=("L", "N", "P")), min_size=1).filter(lambda s: '"' not in s))

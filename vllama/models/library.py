@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from vllama.errors import ModelLoadError, ModelNotFound, RequestError
 from vllama.models.gguf import read_metadata
-from vllama.models.model import Model, ModelConfig
+from vllama.models.model import Inspect, Model, ModelConfig
 from vllama.models.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, Name, parse_reference
 from vllama.models.overlay import CARRIED, Overlay, synthetic_digest
 from vllama.models.store import Store
-
-Inspect = Callable[[Model], tuple[str, ...]]
 
 
 class Library:
     """Finds and lists models. Safe to use from many threads; a hit costs one stat, the rest does file I/O.
 
-    `inspect` says what a model can do, which needs its templates (`core` knows them); without it only
-    the weights are asked.
+    `inspect` becomes every model's way to say what it can do; it needs templates, which `core` knows.
     """
 
     def __init__(self, models_dir: Path, overlay: bool | Overlay = True, inspect: Inspect | None = None) -> None:
-        self.store = Store(models_dir)
+        self.store = Store(models_dir, inspect)
         self.overlay = overlay if isinstance(overlay, Overlay) else Overlay(CARRIED if overlay else ())
-        self._inspect = inspect
-        self._capabilities: dict[str, tuple[str, ...]] = {}
+        self.overlay.inspect = self.inspect = inspect
 
     def resolve(self, name: str, *, allow_path: bool = False) -> Model:
         """The model that `name` means, in any spelling of its letters; `:local` may end it.
@@ -37,7 +32,7 @@ class Library:
         Raises `RequestError` ("invalid model name", or two endings) and `ModelNotFound`.
         """
         if allow_path and looks_like_path(name):
-            return model_from_file(Path(name).expanduser())
+            return model_from_file(Path(name).expanduser(), self.inspect)
         if not name.strip():
             raise ModelNotFound(f"model '{name}' not found")
         # a tag that is really called "cloud" or "local" exists: copies may be named so
@@ -50,6 +45,14 @@ class Library:
         if base != literal and (model := self.find(base)):
             return model
         raise ModelNotFound(f"model '{name}' not found")
+
+    def resolve_for_show(self, name: str) -> Model:
+        """As `resolve`, with the texts of /api/show: it names the model in its short form."""
+        base = Name.parse(parse_reference(name).base)
+        try:
+            return self.resolve(name)
+        except ModelNotFound:
+            raise ModelNotFound(f"model '{base.shortest}' not found") from None
 
     def find(self, name: Name) -> Model | None:
         """The model of a parsed name, None when there is none."""
@@ -64,16 +67,6 @@ class Library:
         found.sort(key=lambda m: m.modified_at, reverse=True)
         return found
 
-    def capabilities(self, model: Model) -> tuple[str, ...]:
-        """What the model can do (completion, tools ...), worked out once per digest."""
-        known = self._capabilities.get(model.digest)
-        if known is None:
-            known = self._inspect(model) if self._inspect else model.metadata_capabilities
-            if len(self._capabilities) > 4096:
-                self._capabilities.clear()
-            self._capabilities[model.digest] = known
-        return known
-
 
 def looks_like_path(text: str) -> bool:
     """Whether a user means a file: it ends in .gguf and has a directory in front, or exists."""
@@ -82,7 +75,7 @@ def looks_like_path(text: str) -> bool:
     return text.startswith(("./", "../", "/", "~")) or os.sep in text or Path(text).is_file()
 
 
-def model_from_file(path: Path) -> Model:
+def model_from_file(path: Path, inspect: Inspect | None = None) -> Model:
     """A model that is nothing but a GGUF file. Raises `ModelNotFound` or `ModelLoadError`."""
     path = Path(os.path.abspath(path))
     try:
@@ -101,6 +94,7 @@ def model_from_file(path: Path) -> Model:
         config=ModelConfig.from_metadata(metadata),
         gguf=path,
         origin="file",
+        inspect=inspect,
     )
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from vllama.errors import ModelLoadError
+from vllama.errors import ModelLoadError, VllamaError
 from vllama.models.gguf import GGUFMetadata, read_metadata
 from vllama.models.gotext import human_number
 from vllama.models.names import Name
 
 DEFAULT_TEMPLATE = "{{ .Prompt }}"
 """What a model without a template is prompted with."""
+
+Inspect = Callable[["Model"], tuple[str, ...]]
+"""Says what a model can do. Must remember its answers: lists ask it for every model."""
 
 _CONFIG_TEXTS = {
     "format": "model_format",
@@ -122,6 +125,18 @@ class Model:
     projector: Path | None = None
     parent: str = ""
     origin: Literal["store", "package", "file"] = "store"
+    inspect: Inspect | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What the model can do: completion, tools, insert, thinking ... () when the file is damaged.
+
+        `inspect` reads the templates and comes from `core`; without it only the weights are asked.
+        """
+        try:
+            return self.inspect(self) if self.inspect else self.metadata_capabilities
+        except VllamaError:
+            return ()
 
     @property
     def metadata(self) -> GGUFMetadata:

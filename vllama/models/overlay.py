@@ -23,7 +23,7 @@ import platformdirs
 
 from vllama.errors import ModelLoadError, ServerError
 from vllama.models.gguf import read_metadata
-from vllama.models.model import Model, ModelConfig
+from vllama.models.model import Inspect, Model, ModelConfig
 from vllama.models.names import Name
 from vllama.models.store import write_atomically
 
@@ -67,6 +67,7 @@ class Overlay:
         self._cache = (cache_dir or platformdirs.user_cache_path("vllama")) / "checked-packages.json"
         self._lock = threading.Lock()
         self._found: dict[str, Model] | None = None
+        self.inspect: Inspect | None = None
 
     def find(self, name: Name) -> Model | None:
         """The carried model of that name in any spelling."""
@@ -106,6 +107,7 @@ class Overlay:
             licenses=row.licenses,
             gguf=path,
             origin="package",
+            inspect=self.inspect,
         )
 
     def _checked(self, row: Carried, path: Path, mtime_ns: int, size: int) -> bool:

@@ -23,7 +23,7 @@ from typing import Any
 
 from vllama.errors import ServerError
 from vllama.models.manifest import DIGEST, MAX_MANIFEST, Layer, Manifest, ManifestError, digest_of
-from vllama.models.model import Model, ModelConfig
+from vllama.models.model import Inspect, Model, ModelConfig
 from vllama.models.names import Name
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,9 @@ class _Entry:
 class Store:
     """Models on disk, indexed in memory. Safe to use from many threads; all methods do file I/O."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, inspect: Inspect | None = None) -> None:
         self.root = root
+        self.inspect = inspect
         self.manifests = root / "manifests"
         self.blobs = root / "blobs"
         self.lock = threading.RLock()
@@ -171,6 +172,7 @@ class Store:
             params=params,
             licenses=tuple(licenses),
             adapters=tuple(adapters),
+            inspect=self.inspect,
             **facts,
         )
 
@@ -185,6 +187,11 @@ class Store:
         if not isinstance(data, shape):
             raise ManifestError(f"the {layer.kind} layer is not what it should be")
         return data
+
+    def read_params(self, layer: Layer) -> dict[str, Any]:
+        """The PARAMETERs of a params layer. Raises `ManifestError`."""
+        params: dict[str, Any] = self._json_layer(layer, dict)
+        return params
 
     def manifest(self, name: Name) -> Manifest | None:
         """The manifest of a model in any spelling, None when there is none that can be read."""
