@@ -9,6 +9,7 @@ from vllama.api.ollama.ps import ps_endpoint
 from vllama.api.ollama.root import root, status, version
 from vllama.api.ollama.show import show_endpoint
 from vllama.api.ollama.tags import tags_endpoint
+from vllama.api.openai.chat import chat_completions_endpoint, completions_endpoint
 from vllama.api.openai.models import model_endpoint, models_endpoint
 from vllama.api.ops.health import health
 from vllama.api.ops.missing import missing
@@ -67,8 +68,8 @@ def routes(service: Service) -> tuple[Route, ...]:
         ),
         Route(_GET, "/v1/models", models_endpoint(service), "openai", "List models"),
         Route(_GET, "/v1/models/{model}", model_endpoint(service), "openai", "Describe a model"),
-        missing("POST", "/v1/chat/completions", "openai", "Answer a conversation"),
-        missing("POST", "/v1/completions", "openai", "Complete a prompt"),
+        Route(_POST, "/v1/chat/completions", chat_completions_endpoint(service), "openai", "Answer a conversation"),
+        Route(_POST, "/v1/completions", completions_endpoint(service), "openai", "Complete a prompt"),
         missing("POST", "/v1/embeddings", "openai", "Embed texts"),
         missing("POST", "/v1/responses", "openai", "Answer a conversation"),
         missing("POST", "/v1/audio/transcriptions", "openai", "Transcribe speech"),

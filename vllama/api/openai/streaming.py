@@ -11,6 +11,7 @@ import time
 from contextlib import aclosing
 from typing import Any, Protocol, cast
 
+from vllama.api.bodies import OpenAIExtras
 from vllama.api.envelopes import openai_object
 from vllama.api.http import END, EVENT_STREAM, JSON, DisconnectWatcher, Send, dumps, send_json, start_stream
 from vllama.api.streaming import logprobs_json
@@ -49,11 +50,11 @@ class Shape(Protocol):
 class ChatShape:
     """chat.completion and chat.completion.chunk."""
 
-    def __init__(self, model: str, *, include_usage: bool) -> None:
+    def __init__(self, extras: OpenAIExtras) -> None:
         self._id = "chatcmpl-" + secrets.token_hex(8)
-        self._model = model
+        self._model = extras.model
         self._created = int(time.time())
-        self._include_usage = include_usage
+        self._include_usage = extras.include_usage
         self._opened = False
         self._called = False
         head = dumps({**self._head("chat.completion.chunk"), "choices": []})
@@ -136,17 +137,16 @@ class ChatShape:
 class CompletionShape:
     """text_completion. Thinking, tool calls and logprobs have no place in it."""
 
-    def __init__(self, model: str, *, include_usage: bool) -> None:
-        self._model = model
-        self._include_usage = include_usage
+    def __init__(self, extras: OpenAIExtras) -> None:
+        self._include_usage = extras.include_usage
         self._head = {
             "id": "cmpl-" + secrets.token_hex(8),
             "object": "text_completion",
             "created": int(time.time()),
         }
-        self._tail = {"model": model, "system_fingerprint": _FINGERPRINT}
+        self._tail = {"model": extras.model, "system_fingerprint": _FINGERPRINT}
         self._before = b"data: " + dumps({**self._head, "choices": []})[:-2]
-        usage = {"usage": _usage(None)} if include_usage else {}
+        usage = {"usage": _usage(None)} if extras.include_usage else {}
         self._after = b"]," + dumps({**self._tail, **usage})[1:] + b"\n\n"
 
     def chunks(self, delta: Delta) -> bytes:
