@@ -39,6 +39,8 @@ class CreateBody:
     license: Any = None
     parameters: dict[str, Any] = field(default_factory=dict)
     messages: tuple[Message, ...] = ()
+    draft_files: dict[str, str] | None = None
+    draft_quantize: str = ""
     quantize: str = ""
     renderer: str = ""
     parser: str = ""

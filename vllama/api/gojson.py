@@ -50,7 +50,7 @@ def decode(body: bytes, schema: Struct, *, empty: str = NATIVE_EMPTY) -> dict[st
         # escaped quote is spelled in hex.
         if b"\\u0022" not in body and orjson.dumps(value).count(b'"') == body.count(b'"'):
             return schema.fast(value)
-    except (orjson.JSONDecodeError, Odd):
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError, Odd):
         pass
     return decode_exact(body, schema, empty=empty)
 

@@ -220,7 +220,7 @@ class _Any(GoType):
         return value
 
     def decode(self, decoder: Decoder, node: Node, old: Any) -> Any:
-        return _plain(decoder, node)
+        return _plain(decoder, node, 0)
 
 
 class _Raw(GoType):
@@ -232,14 +232,20 @@ class _Raw(GoType):
         return value
 
     def decode(self, decoder: Decoder, node: Node, old: Any) -> Any:
-        return _plain(Decoder(), node)
+        return _plain(Decoder(), node, 0)
 
 
-def _plain(decoder: Decoder, node: Node) -> Any:
+MAX_PLAIN_DEPTH = 300
+"""How deep a free-form value may nest: Go allows 10,000 levels, but recursion over them would end the process."""
+
+
+def _plain(decoder: Decoder, node: Node, depth: int) -> Any:
+    if depth > MAX_PLAIN_DEPTH:
+        raise DecodeError("exceeded max depth")
     if isinstance(node, Object):
-        return {key: _plain(decoder, value) for key, value in node}
+        return {key: _plain(decoder, value, depth + 1) for key, value in node}
     if isinstance(node, Array):
-        return [_plain(decoder, value) for value in node]
+        return [_plain(decoder, value, depth + 1) for value in node]
     if isinstance(node, Number):
         if len(node) < 22 and node.lstrip("-").isdigit() and -(2**63) <= int(node) < 2**64:
             return int(node)

@@ -151,6 +151,8 @@ def read_create(body: bytes) -> CreateBody:
         license=get("license"),
         parameters=get("parameters") or {},
         messages=tuple(build_message(message) for message in get("messages") or ()),
+        draft_files=get("draft_files"),
+        draft_quantize=get("draft_quantize", ""),
         quantize=get("quantize") or get("quantization", ""),
         renderer=get("renderer", ""),
         parser=get("parser", ""),
@@ -166,8 +168,8 @@ def _read_name(body: bytes, schema: Struct) -> NameBody:
 
 
 def require_model(name: str) -> str:
-    """`name`, unless it is empty."""
-    if not name:
+    """`name` as it is, unless it is blank."""
+    if not name.strip():
         raise FieldError("model is required")
     return name
 

@@ -160,6 +160,8 @@ CREATE = Struct(
         "remote_host": STRING,
         "files": STRING_MAP,
         "adapters": STRING_MAP,
+        "draft_files": STRING_MAP,
+        "draft_quantize": STRING,
         "template": STRING,
         "license": ANY,
         "system": STRING,
