@@ -186,8 +186,8 @@ class Settings:
         None,
         "GO_TEMPLATE",
         "bool or auto",
-        "Whether a model's Go TEMPLATE renders prompts rather than its Jinja chat template; auto takes the Jinja one only "
-        "where it can do more.",
+        "Whether a model's Go TEMPLATE renders prompts rather than its Jinja chat template; auto takes the Jinja one "
+        "only where it can do more.",
         values.tristate,
         ollama=values.ollama_bool,
     )

@@ -1,0 +1,122 @@
+"""The commands' way to a server: Ollama's API over HTTP, errors as one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from vllama.config import Host
+from vllama.errors import ServerError, VllamaError
+
+CONNECT_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 1.5
+VERSION_HEADER = "X-vLLama-Version"
+
+
+class Client:
+    """One server. Calls raise VllamaError with the server's own text, or with what to do if none answers."""
+
+    def __init__(self, host: Host) -> None:
+        target = host.connectable
+        self.host = target
+        # A reply may take as long as loading a large model and thinking about a long prompt; only connecting is timed.
+        timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
+        try:
+            # A proxy from the environment is for other machines, never for this one.
+            self._http = httpx.Client(base_url=target.url, timeout=timeout, trust_env=not target.is_loopback)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ServerError(f"{target.url!r} is no address of a server: {error}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def get(self, path: str) -> dict[str, Any]:
+        """The JSON object at a path."""
+        return self._call("GET", path, None)
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """One call with one JSON object as its answer; an empty answer is {}."""
+        return self._call("POST", path, body)
+
+    def delete(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Like `post`."""
+        return self._call("DELETE", path, body)
+
+    def stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The JSON objects of a streamed answer, as they come. Closing the iterator ends the request."""
+        try:
+            with self._http.stream("POST", path, json=body) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise _error(response)
+                for line in _lines(response):
+                    item = json.loads(line)
+                    if "error" in item:
+                        raise ServerError(str(item["error"]))
+                    yield item
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        try:
+            response = self._http.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+        if response.status_code >= 400:
+            raise _error(response)
+        try:
+            read = response.json() if response.content else {}
+        except ValueError:
+            read = None
+        if not isinstance(read, dict):
+            raise ServerError(f"{self.host.url}{path} did not answer with a JSON object: is it a server of this API?")
+        return read
+
+    def _unreachable(self, error: httpx.HTTPError) -> ServerError:
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            return ServerError(f"could not connect to a server at {self.host.url}: start one with `vllama serve`")
+        return ServerError(f"the server at {self.host.url} broke off: {str(error) or type(error).__name__}")
+
+
+def serves_vllama(host: Host) -> str:
+    """The version of the vLLama that answers there; "" if nothing does, or another program."""
+    target = host.connectable
+    try:
+        response = httpx.get(f"{target.url}/api/version", timeout=PROBE_TIMEOUT_S, trust_env=not target.is_loopback)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+        return ""
+    return str(response.headers.get(VERSION_HEADER, ""))
+
+
+def _lines(response: httpx.Response) -> Iterator[bytes]:
+    """The lines of a body. httpx's own reader also cuts at U+0085 and the like, which JSON strings may hold."""
+    rest = b""
+    for chunk in response.iter_bytes():
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from filter(None, whole)
+    if rest.strip():
+        yield rest
+
+
+def _error(response: httpx.Response) -> VllamaError:
+    """The error that a response carries, in either of the two shapes."""
+    try:
+        text = response.json()["error"]
+        if isinstance(text, dict):
+            text = text["message"]
+    except (ValueError, KeyError, TypeError):
+        text = response.text.strip()[:500] or f"the server answered {response.status_code}"
+    return VllamaError(str(text), status=response.status_code)

@@ -1,0 +1,84 @@
+"""`vllama list`, `ps` and `config`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from vllama.cli import humanize, reach
+from vllama.cli.table import print_columns, print_json
+from vllama.config import Settings
+
+ID_DIGITS = 12
+
+
+def list_models(prefix: str, host: str | None, as_json: bool) -> None:
+    """NAME ID SIZE MODIFIED of every model whose name begins with the prefix."""
+    with reach.server(host, needs_own_files=False) as client:
+        models = client.get("/api/tags").get("models") or []
+    wanted = [model for model in models if model["name"].lower().startswith(prefix.lower())]
+    if as_json:
+        print_json({"models": wanted})
+        return
+    rows = []
+    for model in wanted:
+        modified = humanize.when(humanize.moment(model.get("modified_at", "")))
+        size = humanize.size(model["size"]) if model.get("size") else "-"
+        rows.append((model["name"], model["digest"][:ID_DIGITS], size, modified))
+    print_columns(("NAME", "ID", "SIZE", "MODIFIED"), rows)
+
+
+def list_loaded(host: str | None, as_json: bool) -> None:
+    """NAME ID SIZE PROCESSOR CONTEXT UNTIL of every loaded model."""
+    with reach.running(host) as client:
+        answer = client.get("/api/ps")
+    if as_json:
+        print_json(answer)
+        return
+    rows = [
+        (
+            model["name"],
+            model["digest"][:ID_DIGITS],
+            humanize.size(model.get("size", 0)),
+            processor(model.get("size", 0), model.get("size_vram", 0)),
+            str(model.get("context_length", "")),
+            until(model),
+        )
+        for model in answer.get("models") or []
+    ]
+    print_columns(("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows)
+
+
+def processor(size: int, on_gpu: int) -> str:
+    """Where a model lies: "100% GPU", "100% CPU" or "48%/52% CPU/GPU"."""
+    if on_gpu <= 0:
+        return "100% CPU"
+    if on_gpu == size:
+        return "100% GPU"
+    if on_gpu > size:
+        return "Unknown"
+    # Python rounds a half to the even neighbour, Go away from zero.
+    cpu = int((size - on_gpu) / size * 100 + 0.5)
+    return f"{cpu}%/{100 - cpu}% CPU/GPU"
+
+
+def until(model: dict[str, Any]) -> str:
+    """When a loaded model goes, in words."""
+    expires = humanize.moment(model.get("expires_at", ""))
+    if expires is not None and expires < datetime.now(UTC):
+        return "Stopping..."
+    return humanize.when(expires)
+
+
+def print_settings(settings: Settings, *, as_json: bool, docs: bool) -> None:
+    """NAME VALUE SOURCE of every setting."""
+    if docs:
+        from vllama.config.settings import markdown
+
+        print(markdown(), end="")
+        return
+    rows = settings.rows()
+    if as_json:
+        print_json([{"name": row.name, "value": row.value, "source": row.source} for row in rows])
+        return
+    print_columns(("NAME", "VALUE", "SOURCE"), [(row.name, row.value or '""', row.source) for row in rows])

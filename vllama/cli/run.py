@@ -1,0 +1,84 @@
+"""`vllama run`: one question and its answer, or the way into the interactive prompt."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vllama.cli import humanize, options, reach
+from vllama.cli.client import Client
+from vllama.cli.console import AnswerView, spinning
+from vllama.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the command line asked. `format`, `keep_alive` and `think` are the request's fields, None for unset."""
+
+    model: str
+    prompt: str
+    verbose: bool = False
+    format: Any = None
+    keep_alive: str | int | None = None
+    think: bool | str | None = None
+    hide_thinking: bool = False
+    word_wrap: bool = True
+
+    def body(self) -> dict[str, Any]:
+        """The fields that generate and chat have in common."""
+        given = {"format": self.format, "keep_alive": self.keep_alive, "think": self.think}
+        return {"model": self.model} | {name: value for name, value in given.items() if value is not None}
+
+
+def run_model(
+    question: Question, host: str | None, overrides: Mapping[str, str | None], pairs: Sequence[str] | None
+) -> int:
+    """Answers the question; returns the exit status. `overrides` and `pairs` set up a private server."""
+    given = [f"{name}={value}" for name, value in overrides.items() if value is not None] + list(pairs or ())
+    if given and host is not None:
+        raise ConfigError("--engine and --set are for a private server: they cannot change the one that --host names")
+    settings = options.settings({}, given)
+    flags = tuple(part for pair in given for part in ("--set", pair))
+    prompt = _with_stdin(question.prompt)
+    if not prompt and not _interactive():
+        raise ConfigError("there is no prompt: give one as an argument or on standard input")
+    with spinning("starting") as spinner:
+        own_files = options.is_path(question.model)
+        with reach.server(host, flags=flags, needs_own_files=own_files, settings=settings) as client:
+            spinner.stop()
+            if prompt:
+                _ask(client, question, prompt)
+                return 0
+            from vllama.cli.repl import converse
+
+            return converse(client, question, settings)
+
+
+def _ask(client: Client, question: Question, prompt: str) -> None:
+    view = AnswerView(word_wrap=question.word_wrap, hide_thinking=question.hide_thinking)
+    last: dict[str, Any] = {}
+    with spinning(f"loading {question.model}") as spinner:
+        for item in client.stream("/api/generate", question.body() | {"prompt": prompt}):
+            spinner.stop()
+            view.show(item.get("thinking", ""), item.get("response", ""))
+            last = item
+    view.end()
+    if question.verbose:
+        print(humanize.rates(last), end="", file=sys.stderr)
+
+
+def _with_stdin(prompt: str) -> str:
+    """The prompt with what was piped in put before it. Terminals and /dev/null are not read."""
+    if sys.stdin is None or stat.S_ISCHR(os.fstat(sys.stdin.fileno()).st_mode):
+        return prompt
+    with spinning("reading standard input"):
+        piped = sys.stdin.buffer.read().decode("utf-8", "replace").strip("\n")
+    return "\n\n".join(filter(None, (piped, prompt)))
+
+
+def _interactive() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()

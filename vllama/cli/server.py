@@ -1,0 +1,189 @@
+"""`vllama serve`: wires the parts together, runs them under uvicorn, and ends them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from vllama import __version__
+from vllama.cli import ports
+from vllama.config import Settings
+from vllama.errors import ConfigError, VllamaError
+from vllama.goduration import NS_PER_SECOND
+
+if TYPE_CHECKING:
+    from vllama.core.service import Service
+
+log = logging.getLogger("vllama.server")
+
+AFTER_GRACE_S = 5.0
+"""How long answers that were told to end may take to say so, and engines to go."""
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def build_service(settings: Settings) -> Service:
+    """The core with its library, as the settings say. Loads no model and starts nothing."""
+    from vllama.core.prompting import Prompter, capabilities
+    from vllama.core.service import Service
+    from vllama.models.library import Library
+
+    library = Library(settings.models_dir, overlay=settings.packaged_models, inspect=capabilities)
+    service = Service(settings, library)
+    service.prompter = Prompter(go_template=settings.go_template)
+    return service
+
+
+def run_server(settings: Settings, sock: socket.socket | None = None, *, until_eof: bool = False) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit status.
+
+    `sock` is a socket that already listens; without one the settings' host is bound first of all, so that
+    a busy port is an error before anything is loaded. `until_eof`: also end when standard input ends, which it does
+    when the parent is gone, however it went. Raises VllamaError for what keeps the server from starting.
+    """
+    set_up_logging(settings)
+    if sock is None:
+        sock = ports.bind(settings.host)
+    settings = replace(settings, host=replace(settings.host, port=sock.getsockname()[1]))
+    engine = _engine_title(settings)
+    for warning in settings.warnings:
+        log.warning("%s", warning)
+
+    from vllama.api.app import create_app
+
+    service = build_service(settings)
+    for name in settings.preload:
+        service.resolve(name)
+    config = uvicorn.Config(
+        create_app(service),
+        loop="uvloop" if _has("uvloop") else "asyncio",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        # Ollama never closes an idle connection; a client's pool would meet the close with its next request.
+        timeout_keep_alive=3600,
+        timeout_graceful_shutdown=int(settings.shutdown_grace / NS_PER_SECOND + AFTER_GRACE_S) + 1,
+    )
+    server = Server(config, service, settings, engine)
+    if until_eof:
+        _end_with_parent(settings)
+    server.run(sockets=[sock])
+    if server.failure is not None:
+        raise server.failure
+    return 0
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with vLLama's way down: running answers first finish or are told, then engines close."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, settings: Settings, engine: str) -> None:
+        super().__init__(config)
+        self.service = service
+        self.settings = settings
+        self.engine = engine
+        self.failure: VllamaError | None = None
+        self._ready: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready = asyncio.create_task(self._get_ready())
+
+    async def _get_ready(self) -> None:
+        """Loads what shall be there from the start, then says that the server is up; failing ends it."""
+        try:
+            for name in self.settings.preload:
+                await self.service.preload(name)
+        except VllamaError as error:
+            self.failure = error
+            self.should_exit = True
+            return
+        url = self.settings.host.url if self.settings.host.name else f"port {self.settings.host.port} of every address"
+        print(f"vLLama {__version__} listening on {url} (engine: {self.engine})", file=sys.stderr, flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._ready is not None:
+            self._ready.cancel()
+        drain = asyncio.create_task(self.service.drain(self.settings.shutdown_grace / NS_PER_SECOND))
+        await super().shutdown(sockets)
+        if self.force_exit:
+            drain.cancel()
+        with contextlib.suppress(asyncio.CancelledError, TimeoutError):
+            await asyncio.wait_for(drain, AFTER_GRACE_S)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.service.stop(), AFTER_GRACE_S)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, but an orderly end is exit status 0: the signal is not raised again afterwards."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal ends the server in order, a second one at once."""
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+
+
+def set_up_logging(settings: Settings) -> None:
+    """Log lines on standard error: vLLama's from INFO on (DEBUG with the debug setting), others' from WARNING on."""
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    )
+    logging.getLogger("vllama").setLevel(logging.DEBUG if settings.debug > 0 else logging.INFO)
+
+
+def _engine_title(settings: Settings) -> str:
+    """The engine's name for people. Raises ConfigError if the one that the settings name cannot run here."""
+    from vllama.engines.registry import choose
+
+    try:
+        return choose("gguf", settings.engine).title
+    except ConfigError:
+        if settings.engine:
+            raise
+        return "none can run here, see `vllama doctor`"
+
+
+def _has(module: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(module) is not None
+
+
+def _end_with_parent(settings: Settings) -> None:
+    """Ends this process when standard input does; by force if that takes too long."""
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 4096):
+                pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(settings.shutdown_grace / NS_PER_SECOND + 3 * AFTER_GRACE_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
