@@ -123,10 +123,10 @@ def load(name: str) -> list[dict[str, Any]]:
 def recorded(wanted: Callable[[dict[str, Any]], bool]) -> list[Any]:
     cases: list[Any] = []
     for group in ("v1chat", "v1completions"):
-        answers = {answer["id"]: answer for answer in load(f"{group}.golden.jsonl")}
+        answers = {answer["id"]: answer for answer in load(f"golden/{group}.jsonl")}
         cases += [
             pytest.param(case, answers[case["id"]], id=case["id"])
-            for case in load(f"{group}.cases.jsonl")
+            for case in load(f"cases/{group}.jsonl")
             if wanted(answers[case["id"]])
         ]
     return cases

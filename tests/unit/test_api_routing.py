@@ -80,10 +80,10 @@ def load(name: str) -> list[dict[str, Any]]:
 def recorded() -> list[Any]:
     cases: list[Any] = []
     for group in ("http", "cors", "host"):
-        answers = {answer["id"]: answer for answer in load(f"{group}.golden.jsonl")}
+        answers = {answer["id"]: answer for answer in load(f"golden/{group}.jsonl")}
         cases += [
             pytest.param(case, answers[case["id"]], id=case["id"])
-            for case in load(f"{group}.cases.jsonl")
+            for case in load(f"cases/{group}.jsonl")
             if case["id"] not in OURS | NEEDS_MODELS
         ]
     return cases
