@@ -1,0 +1,224 @@
+"""The engine inside the worker: requests in, one `Step` of news out for each decode."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from vllama.engines.llama import frames
+from vllama.engines.llama.bindings import Context, Model, Outcome
+from vllama.engines.llama.jobs import Job, RequestFault
+from vllama.engines.llama.plan import Plan
+from vllama.engines.llama.scheduler import Limits, Scheduler
+from vllama.engines.llama.sequence import Sequence, State
+
+NO_MEMORY = "the request needs more memory for its context than there is; lower num_ctx"
+FAULT = "the model could not be evaluated for this request"
+
+
+class Batcher:
+    """Owns model, context, scheduler and jobs. Single-threaded; nothing in it waits."""
+
+    def __init__(self, model: Model, context: Context, *, live: int, batch: int, chunk: int, kv_type: str) -> None:
+        self.model = model
+        self.context = context
+        limits = Limits(
+            cells=context.cells,
+            slots=context.slots,
+            live=live,
+            batch=batch,
+            chunk=chunk,
+            trim=not model.recurrent,
+            copy=not model.recurrent,
+            shift=context.can_shift,
+        )
+        self.scheduler = Scheduler(limits, context)
+        self.jobs: dict[int, Job] = {}
+        self._unstarted: list[Job] = []
+        self._failed: list[tuple[int, str, str, int, int]] = []
+        self._kv_type = kv_type
+        self._stalled = False
+        self.steps = 0
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.output_tokens = 0
+        self.faults = 0
+        self._answers: dict[type, Callable[[Any], Any]] = {
+            frames.Tokenize: lambda f: model.tokenize(f.text, add_special=f.add_special),
+            frames.Detokenize: self._detokenize,
+            frames.Stats: lambda f: self._stats(),
+            frames.Embed: self._embed,
+        }
+
+    @property
+    def runnable(self) -> bool:
+        """Whether `step()` can do anything. Stalled: everything is paused until a frame comes."""
+        return bool(self._failed) or not (self._stalled or self.scheduler.idle)
+
+    def ready(self) -> frames.Ready:
+        """What loading brought to light."""
+        model = self.model
+        size = model.size + self.context.cells * model.cell_bytes(self._kv_type)
+        return frames.Ready(
+            train_ctx=model.train_ctx,
+            vocab_size=model.vocab_size,
+            size=size,
+            size_vram=size if model.offloads else 0,
+            bos=self._spell(model.bos),
+            eos=self._spell(model.eos),
+            can_shift=self.context.can_shift,
+            can_embed=False,
+            description=model.description(),
+        )
+
+    def handle(self, frame: Any) -> frames.Answer | None:
+        """Take a frame; some have an answer."""
+        self._stalled = False
+        if isinstance(frame, frames.Submit):
+            self._submit(frame)
+            return None
+        if isinstance(frame, frames.Cancel):
+            self._cancel(frame.id)
+            return None
+        if isinstance(frame, frames.Pause | frames.Resume):
+            job = self.jobs.get(frame.id)
+            if job is not None:
+                job.sequence.paused = isinstance(frame, frames.Pause)
+            return None
+        if isinstance(frame, frames.Threads):
+            self.context.set_threads(max(1, frame.count))
+            return None
+        try:
+            return frames.Answer(frame.id, self._answers[type(frame)](frame))
+        except RequestFault as fault:
+            return frames.Answer(frame.id, None, fault.text)
+
+    def step(self) -> frames.Step | None:
+        """Plan, decode and sample once. None when there is no news."""
+        scheduler = self.scheduler
+        plan = scheduler.plan()
+        news = frames.Step([], [], [], [])
+        if self._unstarted:
+            self._start(news)
+        if scheduler.failed:
+            self._drop(scheduler.failed, "server", NO_MEMORY)
+            scheduler.failed.clear()
+        if plan is None:
+            self._stalled = not self._failed and not scheduler.idle
+        else:
+            outcome = self.context.decode(plan)
+            if outcome is Outcome.OK:
+                self._sample(plan, news)
+            elif outcome is Outcome.NO_ROOM:
+                scheduler.no_room(plan)
+            elif outcome is Outcome.FATAL:
+                self.faults += 1
+                sys.stderr.write(f"llama.cpp could not decode a step of {len(plan.tokens)} tokens\n")
+                self._drop(scheduler.fault(plan), "server", FAULT)
+        if self._failed:
+            news.failed = self._failed
+            self._failed = []
+        if news.started or news.texts or news.finished or news.failed:
+            return news
+        return None
+
+    def _sample(self, plan: Plan, news: frames.Step) -> None:
+        scheduler, context, jobs = self.scheduler, self.context, self.jobs
+        scheduler.commit(plan)
+        self.steps += 1
+        texts = news.texts
+        for index, sequence in plan.outputs:
+            job = jobs[sequence.id]
+            try:
+                token, text, reason = job.step(context, index)
+            except RequestFault as fault:
+                scheduler.finish(sequence)
+                self._drop([sequence], fault.kind, fault.text)
+                continue
+            if reason is None and not scheduler.extend(sequence, token):
+                reason = "length"
+            if reason is None:
+                if text:
+                    texts.append(job.piece(text))
+                continue
+            text += job.flush()
+            if text:
+                texts.append(job.piece(text))
+            news.finished.append(job.finished(reason))
+            self.output_tokens += job.output
+            scheduler.finish(sequence)
+            del jobs[sequence.id]
+            job.close()
+
+    def _submit(self, frame: frames.Submit) -> None:
+        try:
+            job = Job(self.model, frame)
+        except RequestFault as fault:
+            self._failed.append((frame.id, fault.kind, fault.text, fault.prompt_tokens, frame.num_ctx))
+            return
+        self.jobs[frame.id] = job
+        self._unstarted.append(job)
+        self.scheduler.submit(job.sequence)
+
+    def _cancel(self, id: int) -> None:
+        job = self.jobs.pop(id, None)
+        if job is None:
+            return
+        if job in self._unstarted:
+            self._unstarted.remove(job)
+        self.output_tokens += job.output
+        self.scheduler.cancel(job.sequence)
+        job.close()
+
+    def _start(self, news: frames.Step) -> None:
+        """Tell of those that the plan just admitted."""
+        for job in list(self._unstarted):
+            if job.sequence.state is State.WAITING:
+                continue
+            self._unstarted.remove(job)
+            if job.sequence.state is not State.DONE:
+                news.started.append(job.admit())
+                self.prompt_tokens += job.prompt_tokens
+                self.cached_tokens += job.cached
+
+    def _drop(self, sequences: list[Sequence], kind: str, text: str) -> None:
+        """These cannot go on: tell their clients."""
+        for sequence in sequences:
+            job = self.jobs.pop(sequence.id)
+            if job in self._unstarted:
+                self._unstarted.remove(job)
+            self._failed.append((job.id, kind, text, job.prompt_tokens, sequence.num_ctx))
+            job.close()
+
+    def _detokenize(self, frame: frames.Detokenize) -> str:
+        for token in frame.tokens:
+            if not 0 <= token < self.model.vocab_size:
+                raise RequestFault("request", f"token id {token} is not in the vocabulary")
+        return self.model.detokenize(frame.tokens)
+
+    def _embed(self, frame: frames.Embed) -> list[list[float]]:
+        raise RequestFault("request", "this engine does not make embeddings yet")
+
+    def _spell(self, token: int) -> str:
+        return self.model.render(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+
+    def _stats(self) -> dict[str, Any]:
+        scheduler = self.scheduler
+        running = sum(job.output for job in self.jobs.values())
+        return {
+            "active": len(scheduler.live) + len(scheduler.following),
+            "waiting": len(scheduler.waiting),
+            "steps": self.steps,
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "output_tokens": self.output_tokens + running,
+            "kv_cells": scheduler.cells.total,
+            "kv_used": scheduler.cells.used,
+            "pid": os.getpid(),
+            "faults": self.faults,
+            "threads": self.context.threads,
+            "clock_ns": time.monotonic_ns(),
+        }

@@ -1,0 +1,457 @@
+"""The only file that touches ctypes and llama_cpp. Imported in the worker process, never in the gateway.
+
+`Model` (weights and vocabulary), `Context` (KV memory, decode), `Chain` (sampler) and `Grammar` own C objects and free
+them in `close()`. Nothing here knows requests or frames. Sizes are tokens unless a docstring says bytes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import math
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any
+
+from vllama.engines.llama.plan import Plan
+from vllama.engines.llama.sampling import Stage
+
+
+def _low_level() -> Any:
+    """llama_cpp.llama_cpp without running the package's __init__, which imports a chat stack and numpy (0.2 s)."""
+    if "llama_cpp" not in sys.modules:
+        spec = importlib.util.find_spec("llama_cpp")
+        if spec is None:
+            raise ImportError("llama-cpp-python is not installed")
+        sys.modules["llama_cpp"] = importlib.util.module_from_spec(spec)
+    return importlib.import_module("llama_cpp.llama_cpp")
+
+
+lib: Any = _low_level()
+
+_LOG_LEVELS = {1: "debug", 2: "info", 3: "warning", 4: "error"}
+_KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
+
+
+class LoadError(Exception):
+    """The model or its context could not be made; the text is llama.cpp's reason."""
+
+
+class Log:
+    """llama.cpp's log: problems go to stderr and are kept, the rest is dropped unless `debug`."""
+
+    def __init__(self, debug: bool) -> None:
+        self.problems: deque[str] = deque(maxlen=20)
+        self._debug = debug
+        self._level = 0
+        self._callback = lib.llama_log_callback(self._write)
+        lib.llama_log_set(self._callback, None)
+
+    def _write(self, level: int, text: bytes, _: object) -> None:
+        if level == 5:  # continues the line before
+            level = self._level
+        self._level = level
+        if level < 3 and not self._debug:
+            return
+        line = text.decode("utf-8", "replace").rstrip("\n")
+        if not line.strip(". "):
+            return
+        if level == 4:
+            self.problems.append(line)
+        sys.stderr.write(f"llama.cpp {_LOG_LEVELS.get(level, '')}: {line}\n")
+
+    def reason(self) -> str:
+        """The first problem noted: the later ones only say that the caller failed too."""
+        for line in self.problems:
+            return line.split(": ", 1)[-1] if ": " in line else line
+        return "llama.cpp gave no reason"
+
+
+class Model:
+    """A loaded GGUF file. Raises `LoadError`."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        gpu_layers: int = -1,
+        main_gpu: int = -1,
+        mmap: bool | None = None,
+        adapters: Sequence[str] = (),
+        progress: Callable[[float], None] | None = None,
+        log: Log | None = None,
+    ) -> None:
+        self.log = log or Log(False)
+        lib.llama_backend_init()
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        if main_gpu >= 0:
+            params.main_gpu = main_gpu
+        if mmap is not None:
+            params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if mmap else lib.LLAMA_LOAD_MODE_NONE
+
+        def report(done: float, _: object) -> bool:
+            if progress is not None:
+                progress(done)
+            return True
+
+        callback = lib.llama_progress_callback(report)
+        params.progress_callback = callback
+        self.pointer = lib.llama_model_load_from_file(path.encode(), params)
+        if not self.pointer:
+            raise LoadError(self.log.reason())
+        self.vocab = lib.llama_model_get_vocab(self.pointer)
+        self.adapters = []
+        for adapter in adapters:
+            loaded = lib.llama_adapter_lora_init(self.pointer, adapter.encode())
+            if not loaded:
+                raise LoadError(f"adapter {adapter}: {self.log.reason()}")
+            self.adapters.append(loaded)
+        self.vocab_size: int = lib.llama_vocab_n_tokens(self.vocab)
+        self.train_ctx: int = lib.llama_model_n_ctx_train(self.pointer)
+        self.size: int = lib.llama_model_size(self.pointer)
+        self.recurrent: bool = lib.llama_model_is_recurrent(self.pointer) or lib.llama_model_is_hybrid(self.pointer)
+        self.has_encoder: bool = lib.llama_model_has_encoder(self.pointer)
+        self.has_decoder: bool = lib.llama_model_has_decoder(self.pointer)
+        self.offloads: bool = lib.llama_supports_gpu_offload() and gpu_layers != 0
+        self.bos: int = lib.llama_vocab_bos(self.vocab)
+        self.eos: int = lib.llama_vocab_eos(self.vocab)
+        self.adds_bos: bool = lib.llama_vocab_get_add_bos(self.vocab)
+        self._pieces: dict[int, bytes] = {}
+        self._eog: dict[int, bool] = {}
+        self._buffer = ctypes.create_string_buffer(512)
+
+    def description(self) -> str:
+        """Like "llama 135M Q4_1"."""
+        buffer = ctypes.create_string_buffer(256)
+        lib.llama_model_desc(self.pointer, buffer, 256)
+        return buffer.value.decode("utf-8", "replace")
+
+    def cell_bytes(self, kv_type: str) -> int:
+        """About how many bytes one KV cell takes in all layers together."""
+        heads = max(1, lib.llama_model_n_head(self.pointer))
+        width = lib.llama_model_n_embd(self.pointer) // heads * lib.llama_model_n_head_kv(self.pointer)
+        bits = {"f32": 32, "q8_0": 8.5, "q5_1": 6, "q5_0": 5.5, "q4_1": 5, "q4_0": 4.5}.get(kv_type, 16)
+        return int(2 * width * lib.llama_model_n_layer(self.pointer) * bits / 8)
+
+    def tokenize(self, text: str, *, add_special: bool) -> list[int]:
+        """Token ids; special tokens in the text are parsed. BOS is never doubled."""
+        raw = text.encode("utf-8", "surrogatepass")
+        room = len(raw) + 8
+        ids = (ctypes.c_int32 * room)()
+        count = lib.llama_tokenize(self.vocab, raw, len(raw), ids, room, add_special, True)
+        if count < 0:
+            room = -count
+            ids = (ctypes.c_int32 * room)()
+            count = lib.llama_tokenize(self.vocab, raw, len(raw), ids, room, add_special, True)
+        tokens: list[int] = ids[:count]
+        # Chat templates often write the BOS token themselves.
+        if add_special and self.adds_bos and tokens[:2] == [self.bos, self.bos]:
+            del tokens[0]
+        return tokens
+
+    def piece(self, token: int) -> bytes:
+        """The token's bytes; nothing for control tokens."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self.render(token, special=False)
+        return piece
+
+    def render(self, token: int, *, special: bool) -> bytes:
+        """The token's bytes, control tokens as their text when `special`."""
+        buffer = self._buffer
+        count = lib.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, special)
+        if count < 0:
+            buffer = ctypes.create_string_buffer(-count)
+            count = lib.llama_token_to_piece(self.vocab, token, buffer, -count, 0, special)
+        return buffer.raw[:count]
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text with special tokens; invalid UTF-8 becomes U+FFFD."""
+        count = len(tokens)
+        ids = (ctypes.c_int32 * max(1, count))(*tokens)
+        room = max(64, 8 * count)
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            size = lib.llama_detokenize(self.vocab, ids, count, buffer, room, False, True)
+            if size >= 0:
+                return buffer.raw[:size].decode("utf-8", "replace")
+            room = -size
+
+    def ends(self, token: int) -> bool:
+        """Whether the token ends a generation."""
+        known = self._eog.get(token)
+        if known is None:
+            known = self._eog[token] = bool(lib.llama_vocab_is_eog(self.vocab, token))
+        return known
+
+    def close(self) -> None:
+        """Free the weights."""
+        if self.pointer:
+            lib.llama_model_free(self.pointer)
+            self.pointer = None
+
+
+class Outcome(Enum):
+    """What a decode came to."""
+
+    OK = "ok"
+    NO_ROOM = "no room"
+    ABORTED = "aborted"
+    FATAL = "fatal"
+
+
+class Context:
+    """One KV memory shared by all sequences, and the batch that is decoded into it. It is a `kv.Memory`."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        cells: int,
+        slots: int,
+        batch: int,
+        threads: int,
+        flash_attention: bool | None,
+        kv_type: str,
+    ) -> None:
+        self.model = model
+        self.threads = threads
+        self.slots = slots
+        self._batch_size = batch
+        self._flash = {None: -1, False: 0, True: 1}[flash_attention]
+        self._kv_type = _KV_TYPES[kv_type]
+        self._create(cells)
+        self._tokens = (ctypes.c_int32 * batch)()
+        self._positions = (ctypes.c_int32 * batch)()
+        self._ids = (ctypes.c_int32 * batch)()
+        self._outputs = (ctypes.c_int8 * batch)()
+        one = (ctypes.c_int32 * batch)(*([1] * batch))
+        base = ctypes.addressof(self._ids)
+        pointer = ctypes.POINTER(ctypes.c_int32)
+        ids = (pointer * batch)(*(ctypes.cast(base + 4 * i, pointer) for i in range(batch)))
+        self._keep = (one, ids)
+        self._batch = lib.llama_batch(
+            0,
+            ctypes.cast(self._tokens, pointer),
+            None,
+            ctypes.cast(self._positions, pointer),
+            ctypes.cast(one, pointer),
+            ctypes.cast(ids, ctypes.POINTER(pointer)),
+            ctypes.cast(self._outputs, ctypes.POINTER(ctypes.c_int8)),
+        )
+
+    def _create(self, cells: int) -> None:
+        params = lib.llama_context_default_params()
+        params.n_ctx = cells
+        params.n_batch = self._batch_size
+        params.n_ubatch = self._batch_size
+        params.n_seq_max = self.slots
+        params.n_threads = self.threads
+        params.n_threads_batch = self.threads
+        params.flash_attn_type = self._flash
+        params.type_k = self._kv_type
+        params.type_v = self._kv_type
+        params.kv_unified = True
+        params.no_perf = True
+        pointer = lib.llama_init_from_model(self.model.pointer, params)
+        if not pointer:
+            raise LoadError(self.model.log.reason())
+        self.pointer = pointer
+        self.memory = lib.llama_get_memory(pointer)
+        # Padded by the library; all of it can be used.
+        self.cells = int(lib.llama_n_ctx(pointer))
+        adapters = self.model.adapters
+        if adapters:
+            array = (ctypes.c_void_p * len(adapters))(*adapters)
+            scales = (ctypes.c_float * len(adapters))(*([1.0] * len(adapters)))
+            lib.llama_set_adapters_lora(pointer, array, len(adapters), scales)
+
+    @property
+    def can_shift(self) -> bool:
+        """Whether positions can be moved."""
+        return bool(self.memory) and bool(lib.llama_memory_can_shift(self.memory))
+
+    def decode(self, plan: Plan) -> Outcome:
+        """Run one step. After OK the logits of `plan.outputs` can be sampled by their batch index."""
+        count = len(plan.tokens)
+        self._tokens[:count] = plan.tokens
+        self._positions[:count] = plan.positions
+        self._ids[:count] = plan.slots
+        outputs = self._outputs
+        if len(plan.outputs) == count:
+            ctypes.memset(outputs, 1, count)
+        else:
+            ctypes.memset(outputs, 0, count)
+            for index, _ in plan.outputs:
+                outputs[index] = 1
+        self._batch.n_tokens = count
+        result = lib.llama_decode(self.pointer, self._batch)
+        if result == 0:
+            return Outcome.OK
+        if result == 1:
+            return Outcome.NO_ROOM
+        return Outcome.ABORTED if result == 2 else Outcome.FATAL
+
+    def logits(self, index: int) -> Any:
+        """Address of the logits of a batch row: `vocab_size` floats, valid until the next decode."""
+        return lib.llama_get_logits_ith(self.pointer, index)
+
+    def set_threads(self, count: int) -> None:
+        """Use so many threads from the next decode on."""
+        self.threads = count
+        lib.llama_set_n_threads(self.pointer, count, count)
+
+    # kv.Memory
+
+    def remove(self, slot: int, start: int, end: int) -> bool:
+        """See `Memory`."""
+        return bool(lib.llama_memory_seq_rm(self.memory, slot, start, end))
+
+    def copy(self, source: int, target: int, end: int) -> None:
+        """See `Memory`."""
+        lib.llama_memory_seq_cp(self.memory, source, target, 0, end)
+
+    def shift(self, slot: int, start: int, end: int, delta: int) -> None:
+        """See `Memory`."""
+        lib.llama_memory_seq_add(self.memory, slot, start, end, delta)
+
+    def grow(self, cells: int) -> int:
+        """A larger context with the same content: sequences keep the cells that they share. See `Memory`."""
+        old, size = self.pointer, int(lib.llama_state_get_size(self.pointer))
+        state = (ctypes.c_uint8 * size)()
+        written = lib.llama_state_get_data(old, state, size)
+        before = (self.memory, self.cells)
+        try:
+            self._create(cells)
+        except LoadError:
+            self.memory, self.cells = before
+            return self.cells
+        if written != size or lib.llama_state_set_data(self.pointer, state, size) != size:
+            lib.llama_free(self.pointer)
+            self.pointer = old
+            self.memory, self.cells = before
+            return self.cells
+        lib.llama_free(old)
+        return self.cells
+
+    def close(self) -> None:
+        """Free the KV memory."""
+        if self.pointer:
+            lib.llama_free(self.pointer)
+            self.pointer = None
+
+
+class Chain:
+    """One request's sampler chain."""
+
+    __slots__ = ("pointer",)
+
+    def __init__(self, model: Model, stages: Sequence[Stage]) -> None:
+        params = lib.llama_sampler_chain_default_params()
+        params.no_perf = True
+        self.pointer = lib.llama_sampler_chain_init(params)
+        for name, values in stages:
+            lib.llama_sampler_chain_add(self.pointer, _stage(model, name, values))
+
+    def sample(self, context: Context, index: int) -> int:
+        """Choose a token for a batch row and remember it."""
+        token: int = lib.llama_sampler_sample(self.pointer, context.pointer, index)
+        return token
+
+    def accept(self, token: int) -> None:
+        """Count a token for the penalties that was not sampled here."""
+        lib.llama_sampler_accept(self.pointer, token)
+
+    def close(self) -> None:
+        """Free it; twice is fine."""
+        if self.pointer:
+            lib.llama_sampler_free(self.pointer)
+            self.pointer = None
+
+
+def _stage(model: Model, name: str, values: tuple[Any, ...]) -> Any:
+    if name == "logit_bias":
+        biases = (lib.llama_logit_bias * len(values))(*values)
+        return lib.llama_sampler_init_logit_bias(model.vocab_size, len(values), biases)
+    if name == "penalties":
+        return lib.llama_sampler_init_penalties(model.vocab_size, *values)
+    if name in ("top_p", "min_p", "typical"):
+        values = (*values, 1)
+    return getattr(lib, f"llama_sampler_init_{name}")(*values)
+
+
+class Grammar:
+    """A GBNF grammar that follows one generation. Raises ValueError when the text is no grammar.
+
+    Choosing freely and asking the grammar about that one token is cheap; only when it objects are all
+    candidates put through it. A token that it does not allow must never be accepted: the library aborts.
+    """
+
+    __slots__ = ("_candidates", "_size", "pointer")
+
+    def __init__(self, model: Model, gbnf: str) -> None:
+        self.pointer = lib.llama_sampler_init_grammar(model.vocab, gbnf.encode(), b"root")
+        if not self.pointer:
+            raise ValueError("failed to parse grammar")
+        self._size = model.vocab_size
+        self._candidates = (lib.llama_token_data * self._size)()
+
+    def sample(self, chain: Chain, context: Context, index: int) -> int | None:
+        """Choose a token that the grammar allows, and remember it. None when it allows none."""
+        logits = context.logits(index)
+        token = self._choose(chain, logits, constrained=False)
+        if token is None or not self._allows(token):
+            token = self._choose(chain, logits, constrained=True)
+            if token is None:
+                return None
+        lib.llama_sampler_accept(self.pointer, token)
+        chain.accept(token)
+        return token
+
+    def _allows(self, token: int) -> bool:
+        one = (lib.llama_token_data * 1)((token, 1.0, 0.0))
+        array = lib.llama_token_data_array(one, 1, -1, False)
+        lib.llama_sampler_apply(self.pointer, ctypes.byref(array))
+        return bool(one[0].logit != -math.inf)
+
+    def _choose(self, chain: Chain, logits: Any, *, constrained: bool) -> int | None:
+        import numpy as np
+
+        view: Any = np.frombuffer(self._candidates, dtype=[("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
+        view["id"] = np.arange(self._size, dtype=np.int32)
+        view["logit"] = np.ctypeslib.as_array(logits, (self._size,))
+        array = lib.llama_token_data_array(self._candidates, self._size, -1, False)
+        if constrained:
+            lib.llama_sampler_apply(self.pointer, ctypes.byref(array))
+            if not np.isfinite(view["logit"]).any():
+                return None
+        lib.llama_sampler_apply(chain.pointer, ctypes.byref(array))
+        if array.selected < 0:
+            return None
+        chosen = array.data[array.selected]
+        return int(chosen.id) if chosen.logit != -math.inf else None
+
+    def close(self) -> None:
+        """Free it; twice is fine."""
+        if self.pointer:
+            lib.llama_sampler_free(self.pointer)
+            self.pointer = None
+
+
+def top_logprobs(logits: Any, size: int, token: int, count: int) -> tuple[float, list[tuple[int, float]]]:
+    """Log-probability of `token` under the raw logits, and the `count` likeliest tokens with theirs."""
+    import numpy as np
+
+    row = np.ctypeslib.as_array(logits, (size,))
+    peak = float(row.max())
+    norm = peak + math.log(float(np.exp(row - peak, dtype=np.float64).sum()))
+    best: list[tuple[int, float]] = []
+    if count > 0:
+        count = min(count, size)
+        ids = np.argpartition(row, size - count)[size - count :]
+        ids = ids[np.argsort(-row[ids], kind="stable")]
+        best = [(int(i), float(row[i]) - norm) for i in ids]
+    return float(row[token]) - norm, best

@@ -1,0 +1,414 @@
+"""Which tokens of which sequence go into the next step.
+
+Pure: it knows nothing of ctypes, asyncio, text or time; the KV memory is behind the `Memory` protocol. One round is
+`plan()`, the caller's decode, `commit(plan)`, then for each output `extend(sequence, token)` or `finish(sequence)`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from vllama.engines.llama.kv import Cells, Memory
+from vllama.engines.llama.plan import Plan
+from vllama.engines.llama.prefix import Match, matches
+from vllama.engines.llama.sequence import Sequence, Slot, State
+
+HEADROOM = 64
+"""Cells set aside for the output of a sequence when it is admitted; what it needs beyond is found when needed."""
+
+FOLLOW = 64
+"""A prompt waits for a running one to decode their common part if that saves at least so many tokens."""
+
+SHARE = 8
+"""Copying fewer tokens than this from another sequence is not worth a slot of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`cells` of KV memory, `slots` = sequence ids, `live` sequences at once, `batch` tokens in a step, `chunk`
+    prompt tokens in a step beside running decodes. The flags say what the model's memory can do: drop the tail of
+    a sequence (`trim`), share a beginning (`copy`), move positions (`shift`)."""
+
+    cells: int
+    slots: int = 64
+    live: int = 32
+    batch: int = 512
+    chunk: int = 128
+    trim: bool = True
+    copy: bool = True
+    shift: bool = True
+
+
+class Scheduler:
+    """See the module. `failed` collects sequences that cannot go on for lack of memory; the caller empties it."""
+
+    def __init__(self, limits: Limits, memory: Memory) -> None:
+        self.limits = limits
+        self.memory = memory
+        self.cells = Cells(limits.cells)
+        self.slots = [Slot(i) for i in range(limits.slots)]
+        self.waiting: deque[Sequence] = deque()
+        self.following: list[Sequence] = []
+        self.live: list[Sequence] = []
+        self.failed: list[Sequence] = []
+        self._order = 0
+        self._tick = 0
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue it. Its tokens number at least one and less than its `num_ctx`."""
+        self._order += 1
+        sequence.order = self._order
+        self.waiting.append(sequence)
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Take it out, whatever it is doing; what it has decoded stays as prefix cache."""
+        if sequence.state is State.WAITING:
+            if sequence in self.waiting:
+                self.waiting.remove(sequence)
+            elif sequence in self.following:
+                self.following.remove(sequence)
+            sequence.state = State.DONE
+        elif sequence.state is not State.DONE:
+            self.finish(sequence)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs and nothing waits."""
+        return not (self.live or self.waiting or self.following)
+
+    def plan(self) -> Plan | None:
+        """The next step, or None when no sequence can make progress (idle, or all are paused)."""
+        if self.waiting:
+            self._admit()
+        if self.following:
+            self._release_followers()
+        while True:
+            decoding = []
+            filling = []
+            for sequence in self.live:
+                if sequence.state is State.PREFILL:
+                    filling.append(sequence)
+                elif not sequence.paused:
+                    # After a shift that had to recompute, a decoding sequence has a whole tail to fill again.
+                    (decoding if sequence.pending == 1 else filling).append(sequence)
+            if not decoding and not filling:
+                return None
+            need = len(decoding) or 1
+            if self.cells.free >= need or self._make_room(need):
+                return self._rows(decoding, filling)
+            self._preempt()
+
+    def commit(self, plan: Plan) -> None:
+        """The plan was decoded."""
+        append = self.cells.append
+        for sequence, count in plan.rows:
+            slot = sequence.slot
+            assert slot is not None
+            slot.filled += count
+            append(slot.id, count)
+
+    def extend(self, sequence: Sequence, token: int) -> bool:
+        """The sequence sampled a token and wants to go on. False: its context is full, and it cannot be shifted."""
+        sequence.state = State.DECODE
+        sequence.remaining -= 1
+        tokens = sequence.tokens
+        tokens.append(token)
+        if len(tokens) < sequence.num_ctx:
+            return True
+        return sequence.shift and self.limits.shift and self._shift(sequence)
+
+    def finish(self, sequence: Sequence) -> None:
+        """The sequence is done; its KV stays as prefix cache for later prompts."""
+        sequence.state = State.DONE
+        slot = sequence.slot
+        if slot is None:
+            return
+        self.live.remove(sequence)
+        sequence.slot = None
+        slot.owner = None
+        del slot.tokens[slot.filled :]
+        self._tick += 1
+        slot.used = self._tick
+
+    def no_room(self, plan: Plan) -> None:
+        """The library found no cells for a plan although there should be some: make do with less."""
+        del plan
+        idle = self._idle_slots()
+        if idle:
+            for slot in idle:
+                self._forget(slot)
+        elif not self._grow(self.cells.total + 1):
+            self._preempt()
+
+    def fault(self, plan: Plan) -> list[Sequence]:
+        """The library failed on this plan: its sequences are lost, everybody else goes on."""
+        lost = [sequence for sequence, _ in plan.rows]
+        for sequence in lost:
+            slot = sequence.slot
+            self.finish(sequence)
+            if slot is not None:
+                self._forget(slot)
+        return lost
+
+    # Admission
+
+    def _admit(self) -> None:
+        while self.waiting and len(self.live) + len(self.following) < self.limits.live:
+            sequence = self.waiting[0]
+            found = matches(sequence.tokens, self.slots)
+            if not self._fits(sequence, found):
+                if self.live or self.following:
+                    return
+                self.waiting.popleft()
+                sequence.state = State.DONE
+                self.failed.append(sequence)
+                continue
+            self.waiting.popleft()
+            if not self._follow(sequence, found):
+                self._attach(sequence, found)
+
+    def _fits(self, sequence: Sequence, found: list[Match]) -> bool:
+        """Whether the prompt and a little output fit beside what is running, evicting and growing as needed."""
+        best = max(found, key=lambda match: match.ready, default=None)
+        keep = {s.slot.id for s in self.live if s.slot is not None}
+        if best is not None:
+            keep.add(best.slot.id)
+        reuse = best.ready if best is not None else 0
+        demand = self.cells.held_by(keep) + len(sequence.tokens) - reuse + min(sequence.remaining, HEADROOM)
+        demand += sum(s.pending + min(s.remaining, HEADROOM) for s in self.live)
+        demand += sum(len(s.tokens) - s.need + min(s.remaining, HEADROOM) for s in self.following)
+        if demand <= self.cells.total or self._grow(demand):
+            return True
+        # Alone it may have all there is, without the headroom and without what it could reuse.
+        return not self.live and not self.following and len(sequence.tokens) < self.cells.total
+
+    def _follow(self, sequence: Sequence, found: list[Match]) -> bool:
+        """Let it wait for a running sequence that is about to decode a long part of the same prompt."""
+        if not self.limits.copy:
+            return False
+        ready = max((match.ready for match in found), default=0)
+        best = max(found, key=lambda match: match.later, default=None)
+        if best is None or best.later - ready < FOLLOW:
+            return False
+        sequence.leader = best.slot.owner
+        sequence.need = best.later
+        self.following.append(sequence)
+        return True
+
+    def _release_followers(self) -> None:
+        for sequence in list(self.following):
+            leader = sequence.leader
+            assert leader is not None
+            if leader.slot is not None and leader.slot.filled < sequence.need and leader.state is State.PREFILL:
+                continue
+            self.following.remove(sequence)
+            sequence.leader = None
+            found = matches(sequence.tokens, self.slots)
+            if not self._follow(sequence, found):
+                self._attach(sequence, found)
+
+    def _attach(self, sequence: Sequence, found: list[Match]) -> None:
+        """Give it a slot with as much of its prompt as is there already."""
+        slot = self._claim(found) or self._share(found) or self._empty_slot()
+        slot.owner = sequence
+        slot.tokens = sequence.tokens
+        sequence.slot = slot
+        sequence.leader = None
+        sequence.cached = slot.filled
+        sequence.state = State.PREFILL
+        self.live.append(sequence)
+
+    def _claim(self, found: list[Match]) -> Slot | None:
+        """The idle slot with the longest match, when most of what it holds is of use and nobody offers more."""
+        best = max((match.ready for match in found), default=0)
+        for match in found:
+            slot = match.slot
+            if slot.owner is not None or match.ready < best:
+                continue
+            if match.ready == slot.filled:
+                slot.exact = -1
+                return slot
+            if not self.limits.trim or (match.ready * 2 < slot.filled and self.limits.copy):
+                continue
+            if not self.memory.remove(slot.id, match.ready, -1):
+                self._forget(slot)
+                return slot
+            self.cells.trim(slot.id, match.ready)
+            slot.filled = match.ready
+            slot.exact = -1
+            return slot
+        return None
+
+    def _share(self, found: list[Match]) -> Slot | None:
+        """An empty slot that shares the cells of the longest match."""
+        best = max(found, key=lambda match: match.ready, default=None)
+        if best is None or best.ready < SHARE or not self.limits.copy:
+            return None
+        slot = self._empty_slot(keep=best.slot)
+        if slot is best.slot:
+            return slot
+        self.memory.copy(best.slot.id, slot.id, best.ready)
+        self.cells.copy(best.slot.id, slot.id, best.ready)
+        slot.filled = best.ready
+        return slot
+
+    def _empty_slot(self, keep: Slot | None = None) -> Slot:
+        """The lowest slot that holds nothing, else the one that was idle longest; `keep` only if there is no other."""
+        for slot in self.slots:
+            if slot.owner is None and not slot.filled:
+                return slot
+        idle = self._idle_slots()
+        slot = next((slot for slot in idle if slot is not keep), idle[0])
+        self._forget(slot)
+        return slot
+
+    # Rows
+
+    def _rows(self, decoding: list[Sequence], filling: list[Sequence]) -> Plan:
+        plan = Plan()
+        tokens, positions, slots = plan.tokens, plan.positions, plan.slots
+        rows, outputs = plan.rows, plan.outputs
+        for sequence in decoding:
+            slot = sequence.slot
+            assert slot is not None
+            outputs.append((len(tokens), sequence))
+            tokens.append(sequence.tokens[-1])
+            positions.append(slot.filled)
+            slots.append(slot.id)
+            rows.append((sequence, 1))
+        if not filling:
+            return plan
+        budget = self.limits.batch - len(decoding)
+        if decoding:
+            budget = min(budget, self.limits.chunk)
+        wanted = min(budget, sum(s.pending for s in filling))
+        if self.cells.free < len(decoding) + wanted:
+            self._make_room(len(decoding) + wanted)
+        budget = min(budget, self.cells.free - len(decoding))
+        for sequence, count in _share_out(filling, budget):
+            slot = sequence.slot
+            assert slot is not None
+            start = slot.filled
+            tokens += sequence.tokens[start : start + count]
+            positions += range(start, start + count)
+            slots += [slot.id] * count
+            rows.append((sequence, count))
+            if start + count == len(sequence.tokens):
+                outputs.append((len(tokens) - 1, sequence))
+        return plan
+
+    # Memory
+
+    def _idle_slots(self) -> list[Slot]:
+        """Slots that hold prefix cache only, the least recently used first."""
+        return sorted((slot for slot in self.slots if slot.owner is None and slot.filled), key=lambda slot: slot.used)
+
+    def _make_room(self, need: int) -> bool:
+        """Free cells by evicting prefix cache, then by growing. True when `need` cells are free."""
+        for slot in self._idle_slots():
+            if self.cells.free >= need:
+                return True
+            self._forget(slot)
+        return self.cells.free >= need or self._grow(self.cells.used + need)
+
+    def _grow(self, cells: int) -> bool:
+        """Double the cells until there are so many. True when there are now."""
+        total = self.cells.total
+        while total < cells:
+            total *= 2
+        if total > self.cells.total:
+            self.cells.total = self.memory.grow(total)
+        return self.cells.total >= cells
+
+    def _forget(self, slot: Slot) -> None:
+        self.memory.remove(slot.id, 0, -1)
+        self.cells.trim(slot.id, 0)
+        slot.tokens = []
+        slot.filled = 0
+        slot.exact = -1
+
+    def _preempt(self) -> None:
+        """Put the newest sequence back into the queue; it is computed again later. The last one fails instead."""
+        sequence = max(self.live, key=lambda s: s.order)
+        slot = sequence.slot
+        assert slot is not None
+        alone = len(self.live) == 1
+        self.live.remove(sequence)
+        sequence.slot = None
+        slot.owner = None
+        self._forget(slot)
+        if alone:
+            sequence.state = State.DONE
+            self.failed.append(sequence)
+        else:
+            sequence.state = State.WAITING
+            self.waiting.appendleft(sequence)
+
+    def _shift(self, sequence: Sequence) -> bool:
+        """Drop the older half after `num_keep`. False when there is nothing to drop."""
+        slot = sequence.slot
+        assert slot is not None
+        keep = min(max(sequence.num_keep, 0), slot.filled)
+        drop = (slot.filled - keep) // 2
+        if drop < 1:
+            return False
+        end = keep + drop
+        for other in self.cells.sharers(slot.id, end):
+            # Moving a cell moves it for everybody who holds it: idle holders can go.
+            if self.slots[other].owner is None:
+                self._forget(self.slots[other])
+        if self.cells.sharers(slot.id, end):
+            self.memory.remove(slot.id, keep, -1)
+            self.cells.trim(slot.id, keep)
+            del sequence.tokens[keep:end]
+            slot.filled = keep
+            return True
+        self.memory.remove(slot.id, keep, end)
+        self.memory.shift(slot.id, end, slot.filled, -drop)
+        self.cells.cut(slot.id, keep, end)
+        del sequence.tokens[keep:end]
+        slot.filled -= drop
+        slot.exact = keep if slot.exact < 0 else min(slot.exact, keep)
+        return True
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError when the state contradicts itself."""
+        self.cells.check()
+        owners = [slot.owner for slot in self.slots if slot.owner is not None]
+        assert len(owners) == len(self.live) == len({id(s) for s in self.live}), "slots and live sequences differ"
+        for sequence in self.live:
+            slot = sequence.slot
+            assert slot is not None, f"sequence {sequence.id} runs without a slot"
+            assert slot.owner is sequence, f"sequence {sequence.id} runs in another's slot"
+            assert slot.tokens is sequence.tokens, f"sequence {sequence.id} and its slot disagree about the tokens"
+            assert sequence.pending >= 1, f"sequence {sequence.id} has nothing to decode"
+            assert sequence.state in (State.PREFILL, State.DECODE), (
+                f"sequence {sequence.id} runs while {sequence.state}"
+            )
+            assert len(sequence.tokens) <= sequence.num_ctx, f"sequence {sequence.id} is longer than its context"
+        for slot in self.slots:
+            assert slot.filled == self.cells.held(slot.id), f"slot {slot.id}: {slot.filled} tokens, other cells"
+            if slot.owner is None:
+                assert slot.filled == len(slot.tokens), f"idle slot {slot.id} has tokens that were never decoded"
+        for sequence in (*self.waiting, *self.following):
+            assert sequence.slot is None, f"sequence {sequence.id} waits in a slot"
+            assert sequence.state is State.WAITING, f"sequence {sequence.id} waits while {sequence.state}"
+        assert len(self.live) + len(self.following) <= self.limits.live, "too many sequences run"
+
+
+def _share_out(filling: list[Sequence], budget: int) -> list[tuple[Sequence, int]]:
+    """Split the budget fairly: who needs less than its share leaves the rest to the others. Oldest first."""
+    shares: dict[int, int] = {}
+    left = len(filling)
+    for sequence in sorted(filling, key=lambda s: s.pending):
+        count = min(sequence.pending, budget // left)
+        shares[sequence.id] = count
+        budget -= count
+        left -= 1
+    # Integer division may leave a few tokens over, or a whole small budget.
+    for sequence in filling:
+        extra = min(budget, sequence.pending - shares[sequence.id])
+        shares[sequence.id] += extra
+        budget -= extra
+    return [(sequence, shares[sequence.id]) for sequence in filling if shares[sequence.id]]

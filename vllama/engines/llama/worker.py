@@ -1,0 +1,168 @@
+"""The worker process: `python -m vllama.engines.llama.worker SOCKET_FD DEATH_FD`, started by `engine.py`.
+
+One thread owns the model and runs the step loop; frames are read between two steps without blocking. A second
+thread sleeps on the death pipe and ends the process when the gateway is gone, even in the middle of a decode.
+"""
+
+from __future__ import annotations
+
+import _thread
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+import msgspec
+
+from vllama.engines.llama import frames
+from vllama.engines.llama.batcher import Batcher
+from vllama.engines.llama.bindings import Context, LoadError, Log, Model
+
+START_CELLS = 8192
+"""KV cells to begin with; doubled when running requests need more."""
+
+CHUNK = 128
+"""Prompt tokens in a step beside running decodes: larger chunks bring no throughput, only longer gaps."""
+
+
+class Worker:
+    """Reads frames, steps the batcher, writes frames."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._splitter = frames.Splitter()
+        self._decode = msgspec.msgpack.Decoder(frames.ToWorker).decode
+        self._poll = select.poll() if hasattr(select, "poll") else None
+        if self._poll is not None:
+            self._poll.register(connection.fileno(), select.POLLIN)
+        self._batcher: Batcher | None = None
+
+    def run(self) -> None:
+        """Until the gateway closes the socket or sends `Shutdown`."""
+        while True:
+            batcher = self._batcher
+            if not self._read(block=batcher is None or not batcher.runnable):
+                return
+            if batcher is not None and batcher.runnable:
+                news = batcher.step()
+                if news is not None:
+                    self.send(news)
+
+    def send(self, frame: frames.Frame) -> None:
+        """Blocks while the socket is full: the gateway always reads."""
+        self._socket.sendall(frames.pack(frame))
+
+    def _read(self, *, block: bool) -> bool:
+        """Handle what has arrived; wait for something if `block`. False: leave."""
+        while True:
+            try:
+                data = self._socket.recv(1 << 18, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                if not block:
+                    return True
+                if self._poll is not None:
+                    self._poll.poll()
+                else:
+                    select.select([self._socket], [], [])
+                continue
+            except ConnectionError:
+                return False
+            if not data:
+                return False
+            for body in self._splitter.feed(data):
+                frame = self._decode(body)
+                if isinstance(frame, frames.Shutdown):
+                    return False
+                self._handle(frame)
+            block = False
+
+    def _handle(self, frame: Any) -> None:
+        if isinstance(frame, frames.Load):
+            self._load(frame)
+            return
+        assert self._batcher is not None, "the first frame must be Load"
+        answer = self._batcher.handle(frame)
+        if answer is not None:
+            self.send(answer)
+
+    def _load(self, load: frames.Load) -> None:
+        log = Log(load.debug)
+        shown = -1
+
+        def progress(done: float) -> None:
+            nonlocal shown
+            if int(done * 100) > shown:
+                shown = int(done * 100)
+                self.send(frames.Progress(done))
+
+        try:
+            if not os.path.isfile(load.path):
+                raise LoadError("no such file")
+            model = Model(
+                load.path,
+                gpu_layers=load.gpu_layers,
+                main_gpu=load.main_gpu,
+                mmap=load.mmap,
+                adapters=load.adapters,
+                progress=progress,
+                log=log,
+            )
+            if model.has_encoder and model.has_decoder:
+                raise LoadError("encoder-decoder models are not supported")
+            self._batcher = _batcher(load, model)
+        except LoadError as error:
+            self.send(frames.LoadFailed(str(error)))
+            return
+        # What exists now stays: keep the collector from walking it.
+        gc.collect()
+        gc.freeze()
+        self.send(self._batcher.ready())
+
+
+def _batcher(load: frames.Load, model: Model) -> Batcher:
+    slots = 2 * load.live if not model.recurrent else load.live
+    context = Context(
+        model,
+        cells=max(START_CELLS, load.num_ctx),
+        slots=min(slots, 256),
+        batch=load.batch,
+        threads=load.threads,
+        flash_attention=load.flash_attention,
+        kv_type=load.kv_cache_type,
+    )
+    return Batcher(model, context, live=load.live, batch=load.batch, chunk=CHUNK, kv_type=load.kv_cache_type)
+
+
+def _watch(death: int) -> None:
+    """The other end is held by the gateway alone: end of file means that it is gone, however it went."""
+    while True:
+        try:
+            if not os.read(death, 1):
+                break
+        except InterruptedError:
+            continue
+        except OSError:
+            break
+    os._exit(1)
+
+
+def main() -> None:
+    """Take over the inherited descriptors and serve."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    connection.setblocking(True)
+    _thread.start_new_thread(_watch, (int(sys.argv[2]),))
+    try:
+        Worker(connection).run()
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+    sys.stderr.flush()
+    # Without destructors: the operating system frees gigabytes faster than the library does.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
