@@ -270,6 +270,11 @@ class Connection:
         sock = self._transport.get_extra_info("socket")
         return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the next request would reuse the socket."""
+        return self._protocol is not None and not self._protocol.closed
+
     def close(self) -> None:
         """Drop the connection; the next request opens a new one."""
         if self._transport is not None:

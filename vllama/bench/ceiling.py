@@ -1,0 +1,135 @@
+"""The ceiling: a child process that runs llama.cpp in a plain batch loop, without any server around it.
+
+Run as `python -m vllama.bench.ceiling`; speaks JSON lines on stdin and stdout. First line in:
+{"model", "n_ctx", "n_seq", "n_threads"}; the answer is {"ready": true, "version": ...}. Then
+{"prompts": [...], "n_out": N}: all prompts are decoded as one static batch, greedily, N tokens each, and the answer
+holds for each its text, its prompt length, the place of the first end-of-generation token (-1: none), and the times
+in ns (machine-wide monotonic clock) at which each token was sampled. End of input ends the process.
+
+Nobody can be faster with the same library: it keeps no cache, waits for nobody and checks nothing. It is what the
+servers are measured against as a bound, not as a competitor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+import time
+from typing import Any
+
+import llama_cpp
+
+N_BATCH = 2048
+
+
+class Ceiling:
+    """One model, one context, one batch. Not reentrant."""
+
+    def __init__(self, path: str, n_ctx: int, n_seq: int, n_threads: int) -> None:
+        llama_cpp.llama_backend_init()
+        model_params = llama_cpp.llama_model_default_params()
+        self._model = llama_cpp.llama_model_load_from_file(path.encode(), model_params)
+        if not self._model:
+            raise RuntimeError(f"cannot load {path}")
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = n_ctx * n_seq
+        params.n_seq_max = n_seq
+        params.n_batch = N_BATCH
+        params.n_threads = params.n_threads_batch = n_threads
+        params.kv_unified = False
+        self._context = llama_cpp.llama_init_from_model(self._model, params)
+        if not self._context:
+            raise RuntimeError("cannot create a context")
+        self._vocab = llama_cpp.llama_model_get_vocab(self._model)
+        self._batch = llama_cpp.llama_batch_init(N_BATCH, 0, 1)
+        self._greedy = llama_cpp.llama_sampler_init_greedy()
+
+    def generate(self, prompts: list[str], n_out: int) -> list[dict[str, Any]]:
+        """See the module's docstring."""
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
+        encoded = [self._tokenize(prompt) for prompt in prompts]
+        began = time.monotonic_ns()
+        outputs: list[list[int]] = [[] for _ in prompts]
+        times: list[list[int]] = [[] for _ in prompts]
+        rows: list[tuple[int, int, int, bool]] = []
+        for seq, tokens in enumerate(encoded):
+            last = len(tokens) - 1
+            rows += [(token, place, seq, place == last) for place, token in enumerate(tokens)]
+        for start in range(0, len(rows), N_BATCH):
+            self._step(rows[start : start + N_BATCH], outputs, times)
+        for step in range(n_out - 1):
+            self._step(
+                [(out[-1], len(encoded[seq]) + step, seq, True) for seq, out in enumerate(outputs)], outputs, times
+            )
+        return [
+            {
+                "began": began,
+                "n_prompt": len(tokens),
+                "pieces": self._pieces(out),
+                "times": stamps,
+                "eog": next((i for i, t in enumerate(out) if llama_cpp.llama_vocab_is_eog(self._vocab, t)), -1),
+            }
+            for tokens, out, stamps in zip(encoded, outputs, times, strict=True)
+        ]
+
+    def _step(self, rows: list[tuple[int, int, int, bool]], outputs: list[list[int]], times: list[list[int]]) -> None:
+        batch = self._batch
+        for i, (token, position, seq, wants) in enumerate(rows):
+            batch.token[i] = token
+            batch.pos[i] = position
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = seq
+            batch.logits[i] = wants
+        batch.n_tokens = len(rows)
+        if code := llama_cpp.llama_decode(self._context, batch):
+            raise RuntimeError(f"llama_decode returned {code}")
+        for i, (_, _, seq, wants) in enumerate(rows):
+            if wants:
+                outputs[seq].append(llama_cpp.llama_sampler_sample(self._greedy, self._context, i))
+                times[seq].append(time.monotonic_ns())
+
+    def _tokenize(self, text: str) -> list[int]:
+        raw = text.encode()
+        buffer = (llama_cpp.llama_token * (len(raw) + 8))()
+        n = llama_cpp.llama_tokenize(self._vocab, raw, len(raw), buffer, len(buffer), True, True)
+        if n <= 0:
+            raise RuntimeError("cannot tokenise the prompt")
+        return list(buffer[:n])
+
+    def _pieces(self, tokens: list[int]) -> list[str]:
+        """The text that each token completes: whole characters only, so that joining them gives the text."""
+        buffer = ctypes.create_string_buffer(512)
+        pieces, held = [], b""
+        for token in tokens:
+            n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+            held += buffer.raw[: max(0, n)]
+            try:
+                pieces.append(held.decode())
+                held = b""
+            except UnicodeDecodeError:
+                pieces.append("")
+        return pieces
+
+
+def main() -> None:
+    """The pipe protocol."""
+    # llama.cpp prints to stdout and stderr as it likes; the answers keep a descriptor of their own.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def answer(content: object) -> None:
+        answers.write(json.dumps(content) + "\n")
+        answers.flush()
+
+    first = json.loads(sys.stdin.readline())
+    ceiling = Ceiling(first["model"], first["n_ctx"], first["n_seq"], first["n_threads"])
+    answer({"ready": True, "version": llama_cpp.__version__})
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer(ceiling.generate(request["prompts"], request["n_out"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Ollama, when it is there: as shipped, and with as many parallel requests as the others have."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from vllama.bench.client import Connection
+from vllama.bench.systems.base import HttpSystem, SystemFailed, Unavailable
+
+
+class Ollama(HttpSystem):
+    """`ollama serve` with a private home and store; the model is made from the plan's GGUF through its own API."""
+
+    key = "ollama"
+    title = "Ollama (defaults)"
+    lane = "defaults"
+    api = "ollama"
+    model = "bench:latest"
+
+    def find(self) -> None:
+        """OLLAMA_BIN, else `ollama` on PATH."""
+        named = os.environ.get("OLLAMA_BIN")
+        found = named or shutil.which("ollama")
+        if found is None or not os.access(found, os.X_OK):
+            raise Unavailable(
+                f"OLLAMA_BIN={named} is not a program" if named else "no `ollama` on PATH and no OLLAMA_BIN"
+            )
+        self._binary = str(Path(found).absolute())
+        done = subprocess.run([self._binary, "--version"], capture_output=True, text=True, timeout=60, check=False)
+        numbers = re.findall(r"\d+\.\d+\.\d+\S*", done.stdout + done.stderr)
+        self.described.version = numbers[-1] if numbers else "unknown"
+
+    def command(self) -> tuple[list[str], dict[str, str]]:
+        """Nothing of the user's is read or written: home and store are private."""
+        home = self.setup.scratch / self.key
+        (home / "models").mkdir(parents=True, exist_ok=True)
+        env = {
+            "HOME": str(home),
+            "OLLAMA_HOST": f"127.0.0.1:{self.port}",
+            "OLLAMA_MODELS": str(home / "models"),
+            "OLLAMA_KEEP_ALIVE": "-1",
+        }
+        return [self._binary, "serve"], env
+
+    async def prepare(self) -> None:
+        """Upload the GGUF as a blob and create the model from it."""
+        digest = f"sha256:{self.setup.sha256}"
+        connection = Connection(self.port)
+        try:
+            upload = await connection.request(
+                f"/api/blobs/{digest}", self.setup.gguf.read_bytes(), timeout=self.setup.timeout
+            )
+            if upload.error or upload.status not in (200, 201):
+                raise SystemFailed(f"{self.title} refused the model file: {upload.error or upload.status}")
+            body = {"model": self.model, "files": {self.setup.gguf.name: digest}, "stream": False}
+            created = await connection.request("/api/create", json.dumps(body).encode(), timeout=self.setup.timeout)
+        finally:
+            connection.close()
+        if created.error or created.status != 200 or b'"success"' not in created.body:
+            raise SystemFailed(f"{self.title} could not create the model: {created.error or created.body[:200]!r}")
+        # The blob's name is the file's digest and the server checked it while it stored it.
+        self.described.model_sha256 = self.setup.sha256
+
+
+class OllamaParallel(Ollama):
+    """The matched lane: the same context, threads and number of parallel requests as the other systems."""
+
+    key = "ollama-parallel"
+    title = "Ollama (OLLAMA_NUM_PARALLEL matched)"
+    lane = "matched"
+
+    def command(self) -> tuple[list[str], dict[str, str]]:
+        """As shipped, plus the number of parallel requests."""
+        argv, env = super().command()
+        return argv, {**env, "OLLAMA_NUM_PARALLEL": str(self.setup.parallel)}
+
+    def options(self) -> dict[str, Any]:
+        """Context and threads of the matched lane."""
+        return {"num_ctx": self.setup.ctx, "num_thread": self.setup.threads}
