@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllama.prompts.thinking import ThinkingParser, overlap
+from vllama.prompts.gotemplate import parse
+from vllama.prompts.thinking import ThinkingParser, infer_tags, overlap
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "thinking.jsonl"
 CASES: list[dict[str, Any]] = [json.loads(line) for line in GOLDEN.read_text("utf-8").strip().split("\n")]
+INFER = [case for case in CASES if case["kind"] == "infer"]
 STREAMS = [case for case in CASES if case["kind"] == "stream"]
 
 
@@ -74,3 +76,8 @@ def test_overlap_is_the_longest() -> None:
     assert overlap("xabab", "ababc") == 4
     assert overlap("xyz", "abc") == 0
     assert overlap("", "abc") == 0
+
+
+@pytest.mark.parametrize("case", INFER, ids=lambda case: case["id"])
+def test_tags_are_read_from_the_template(case: dict[str, Any]) -> None:
+    assert infer_tags(parse(case["template"]).root) == (case["expected"]["open_tag"], case["expected"]["close_tag"])

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vllama.prompts.gotemplate import parse
 from vllama.prompts.messages import Tool, ToolFunction
-from vllama.prompts.tools import ToolParser
+from vllama.prompts.tools import ToolParser, infer_tag
 from vllama.prompts.tools.arguments import ObjectScanner, decode, find_arguments
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tools.jsonl"
@@ -175,3 +176,12 @@ def test_the_scanner_finds_any_object_however_it_is_cut(value: dict[str, Any], s
         scanner.scan(seen)
     assert scanner.value == value
     assert seen[scanner.start : scanner.end + 1] == encoded
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "template" in case], ids=lambda case: case["id"])
+def test_the_tag_is_read_from_the_template(case: dict[str, Any]) -> None:
+    assert infer_tag(parse(case["template"])) == case["tag"]
+
+
+def test_without_a_template_calls_are_bare_objects() -> None:
+    assert infer_tag(None) == "{"

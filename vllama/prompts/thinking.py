@@ -5,7 +5,22 @@ The parser is a state machine over the streamed text; its chunk-by-chunk output 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
+
+from vllama.prompts.gotemplate.nodes import (
+    Action,
+    Branch,
+    Field,
+    Node,
+    NodeList,
+    Operand,
+    Pipe,
+    Range,
+    Statement,
+    TemplateCall,
+    Text,
+)
 
 _State = Literal["opening", "opened", "thinking", "closed", "content"]
 
@@ -96,3 +111,43 @@ def overlap(text: str, tag: str) -> int:
         if text.endswith(tag[:length]):
             return length
     return 0
+
+
+def infer_tags(root: NodeList) -> tuple[str, str]:
+    """The (opening, closing) thinking tags of a Go template, "" for what is not there.
+
+    Around a field `.Thinking` inside of a range over `.Messages`: the text that begins the innermost block, and the
+    text that ends it. The last such place decides. Variables (`$m.Thinking`) and `with .Thinking` bodies are not
+    seen; a `with` or `if` is seen by its condition.
+    """
+    tags = ["", ""]
+    _visit(root, (), False, tags)
+    return tags[0], tags[1]
+
+
+def _visit(node: Node | None, block: Sequence[Statement], in_messages: bool, tags: list[str]) -> None:
+    """Walk in the order of the text. `block` is the innermost list of statements around `node`."""
+    if isinstance(node, NodeList):
+        for child in node.nodes:
+            _visit(child, node.nodes, in_messages, tags)
+    elif isinstance(node, Branch):
+        if isinstance(node, Range):
+            in_messages = _names_messages(node.pipe)
+        for part in (node.pipe, node.body, node.else_body):
+            _visit(part, block, in_messages, tags)
+    elif isinstance(node, Action | TemplateCall):
+        _visit(node.pipe, block, in_messages, tags)
+    elif isinstance(node, Pipe):
+        for command in node.commands:
+            for arg in command.args:
+                _visit(arg, block, in_messages, tags)
+    elif isinstance(node, Field) and node.ident[0] == "Thinking" and in_messages and block:
+        for at, edge in enumerate((block[0], block[-1])):
+            if isinstance(edge, Text):
+                tags[at] = edge.text.strip(GO_SPACE)
+
+
+def _names_messages(operand: Operand) -> bool:
+    if isinstance(operand, Pipe):
+        return any(_names_messages(arg) for command in operand.commands for arg in command.args)
+    return isinstance(operand, Field) and operand.ident[0] == "Messages"

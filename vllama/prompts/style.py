@@ -1,0 +1,52 @@
+"""What a model's templates can do, and which of the two to use."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Literal
+
+from vllama.errors import TemplateError
+from vllama.prompts.gotemplate import parse
+from vllama.prompts.thinking import infer_tags
+
+_JINJA_TOOLS = re.compile(r"\btools\b|tool_call")
+# The switches of the chat templates in use, or a tag that the template itself writes or cuts out of the history.
+_JINJA_THINKING = re.compile(r"\benable_thinking\b|\breasoning_effort\b|\breasoning_content\b|</think>|\[/THINK\]")
+
+
+@lru_cache(maxsize=64)
+def capabilities(go_template: str | None, jinja_template: str | None) -> frozenset[str]:
+    """A subset of {"tools", "insert", "thinking"}: what either template supports.
+
+    A Go template does tools if it reads `.Tools`, insertion if it reads `.Suffix`, and thinking if both thinking tags
+    can be read from it; a Jinja template is judged by its words. A Go template that does not parse can do nothing.
+    """
+    return _go(go_template) | _jinja(jinja_template)
+
+
+def choose(go_template: str | None, jinja_template: str | None) -> Literal["go", "jinja", "none"]:
+    """The template to render chats with: the Go one, unless the Jinja one does tools or thinking and it does not."""
+    if not jinja_template:
+        return "go" if go_template else "none"
+    if not go_template or _jinja(jinja_template) - _go(go_template):
+        return "jinja"
+    return "go"
+
+
+def _go(text: str | None) -> frozenset[str]:
+    if not text:
+        return frozenset()
+    try:
+        template = parse(text)
+    except TemplateError:
+        return frozenset()
+    found = {name for name, variable in (("tools", "tools"), ("insert", "suffix")) if variable in template.vars}
+    if all(infer_tags(template.root)):
+        found.add("thinking")
+    return frozenset(found)
+
+
+def _jinja(text: str | None) -> frozenset[str]:
+    patterns = (("tools", _JINJA_TOOLS), ("thinking", _JINJA_THINKING))
+    return frozenset(name for name, pattern in patterns if text and pattern.search(text))
