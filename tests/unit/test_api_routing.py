@@ -55,6 +55,11 @@ class DoubleService:
         self.residency = SimpleNamespace(loaded=list)
         self.calls: list[str] = []
 
+    async def chat(self, request: Any) -> Any:
+        raise AssertionError("no case gets this far")
+
+    generate = chat
+
     async def start(self) -> None:
         self.calls.append("start")
 

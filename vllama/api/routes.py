@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from vllama.api.ollama import cloud
+from vllama.api.ollama.blobs import head_blob_endpoint, post_blob_endpoint
 from vllama.api.ollama.chat import chat_endpoint, generate_endpoint
-from vllama.api.ollama.delete import delete_endpoint
+from vllama.api.ollama.copy import copy_endpoint, delete_endpoint
+from vllama.api.ollama.create import create_endpoint
 from vllama.api.ollama.ps import ps_endpoint
 from vllama.api.ollama.root import root, status, version
 from vllama.api.ollama.show import show_endpoint
@@ -14,7 +18,9 @@ from vllama.api.openai.models import model_endpoint, models_endpoint
 from vllama.api.ops.health import health
 from vllama.api.ops.missing import missing
 from vllama.api.routing import Route
-from vllama.core.service import Service
+
+if TYPE_CHECKING:
+    from vllama.core.service import Service
 
 _GET = ("GET",)
 _READ = ("HEAD", "GET")
@@ -35,13 +41,13 @@ def routes(service: Service) -> tuple[Route, ...]:
         Route(_READ, "/api/tags", tags_endpoint(service), "ollama", "List models"),
         Route(_GET, "/api/ps", ps_endpoint(service), "ollama", "List loaded models"),
         Route(_POST, "/api/show", show_endpoint(service), "ollama", "Describe a model"),
-        missing("POST", "/api/create", "ollama", "Create a model"),
-        missing("POST", "/api/copy", "ollama", "Copy a model"),
+        Route(_POST, "/api/create", create_endpoint(service), "ollama", "Create a model"),
+        Route(_POST, "/api/copy", copy_endpoint(service), "ollama", "Copy a model"),
         Route(_DELETE, "/api/delete", delete_endpoint(service), "ollama", "Delete a model"),
         missing("POST", "/api/pull", "ollama", "Pull a model"),
         missing("POST", "/api/push", "ollama", "Push a model"),
-        missing("POST", "/api/blobs/{digest}", "ollama", "Upload a blob"),
-        missing("HEAD", "/api/blobs/{digest}", "ollama", "Whether a blob is there"),
+        Route(_POST, "/api/blobs/{digest}", post_blob_endpoint(service), "ollama", "Upload a blob"),
+        Route(("HEAD",), "/api/blobs/{digest}", head_blob_endpoint(service), "ollama", "Whether a blob is there"),
         Route(_POST, "/api/me", cloud.me, "ollama", "Who is signed in"),
         Route(_POST, "/api/signout", cloud.signout, "ollama", "Sign out"),
         Route(_DELETE, "/api/user/keys/{encodedKey}", cloud.signout, "ollama", "Sign out"),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from vllama.api.http import Endpoint, Receive, Scope, Send, dumps, send_json
-from vllama.core.service import Service
 from vllama.models.show import rfc3339
+
+if TYPE_CHECKING:
+    from vllama.core.service import Service
 
 
 def ps_endpoint(service: Service) -> Endpoint:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from vllama.api.http import Endpoint, Receive, Scope, Send, dumps, read_body, send_json
 from vllama.api.read import read_show
-from vllama.core.service import Service
 from vllama.errors import ForbiddenError, ModelNotFound, RequestError
 from vllama.models.library import looks_like_path
 from vllama.models.model import Model
 from vllama.models.names import Name, parse_reference
 from vllama.models.show import describe
+
+if TYPE_CHECKING:
+    from vllama.core.service import Service
 
 
 def find_shown(service: Service, text: str) -> Model:
@@ -44,7 +47,7 @@ def show_endpoint(service: Service) -> Endpoint:
                 system=request.system,
                 template=request.template,
                 options=request.options,
-                capabilities=service.library.capabilities(model),
+                capabilities=model.capabilities,
             )
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from vllama.api.bodies import OpenAIExtras
 from vllama.api.envelopes import openai_request, send_error
@@ -13,8 +13,10 @@ from vllama.api.openai.streaming import ChatShape, CompletionShape, Shape, answe
 from vllama.api.read import FieldError
 from vllama.api.read_openai import read_openai_chat, read_openai_completion
 from vllama.core.replies import Reply
-from vllama.core.service import Service
 from vllama.errors import RequestError
+
+if TYPE_CHECKING:
+    from vllama.core.service import Service
 
 R = TypeVar("R")
 

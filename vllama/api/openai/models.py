@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vllama.api.http import JSON, Endpoint, Receive, Scope, Send, dumps, send_json
 from vllama.api.ollama.show import find_shown
-from vllama.core.service import Service
 from vllama.models.model import Model
 from vllama.models.names import Name
+
+if TYPE_CHECKING:
+    from vllama.core.service import Service
 
 
 def _entry(name: str, namespace: str, model: Model) -> dict[str, Any]:
