@@ -225,7 +225,7 @@ class _Compiler:
             scope = len(run.names)
             value = pipe(run, dot)
             signal = 0
-            if truth(value):
+            if value is True or (value is not False and truth(value)):
                 signal = body(run, value if sets_dot else dot)
             elif otherwise is not None:
                 signal = otherwise(run, dot)
@@ -286,14 +286,14 @@ class _Compiler:
     # Pipelines
 
     def pipe(self, node: Pipe) -> Evaluate:
-        first = self.command(node.commands[0], piped=False)
-        others = tuple(self.command(command, piped=True) for command in node.commands[1:])
+        first = self.command(node.commands[0])
+        others = tuple(self.stage(command) for command in node.commands[1:])
         names = tuple(variable.ident[0] for variable in node.declared)
         is_assign = node.is_assign
 
         def run_single(run: Run, dot: Value) -> Value:
             run.node = node
-            value = first(run, dot, None)
+            value = first(run, dot)
             return value.value if type(value) is Held else value
 
         if not others and not names:
@@ -314,27 +314,39 @@ class _Compiler:
 
         return run_pipe
 
-    def command(self, node: Command, *, piped: bool) -> Stage:
+    def stage(self, node: Command) -> Stage:
+        """A command that gets a value from the one before it; only functions have a use for that."""
         word = node.args[0]
-        extra = len(node.args) - 1 + piped
+        if isinstance(word, Identifier):
+            return self.piped_call(word, node, node.args[1:])
+        refusal = self.operation(word, len(node.args))
+        return lambda run, dot, final: refusal(run, dot)
+
+    def command(self, node: Command) -> Evaluate:
+        """The first command of a pipeline."""
+        word = node.args[0]
+        if isinstance(word, Identifier):
+            return self.call(word, node, node.args[1:])
+        return self.operation(word, len(node.args) - 1)
+
+    def operation(self, word: Operand, extra: int) -> Evaluate:
+        """A command that calls no function; with `extra` arguments it can only fail."""
         match word:
-            case Identifier():
-                return self.call(word, node, node.args[1:], piped=piped)
             case Field():
-                return _ignoring(self.fields(word, None, word.ident, extra))
+                return self.fields(word, None, word.ident, extra)
             case Chain():
-                return _ignoring(self.fields(word, self.argument(word.node, "value"), word.fields, extra))
+                return self.fields(word, self.argument(word.node, "value"), word.fields, extra)
             case Variable():
-                return _ignoring(self.variable(word, extra))
-            case Pipe():
-                if extra:
-                    return _failing(None, f"can't give argument to non-function {word}")
-                return _ignoring(self.pipe(word))
+                return self.variable(word, extra)
         if extra:
-            return _failing(word, f"can't give argument to non-function {word}")
+            return _failing(None if isinstance(word, Pipe) else word, f"can't give argument to non-function {word}")
+        if isinstance(word, Pipe):
+            return self.pipe(word)
         if isinstance(word, Nil):
             return _failing(word, "nil is not a command")
-        return _ignoring(self.constant(word))
+        if isinstance(word, Identifier):
+            return self.argument(word, "value")
+        return self.constant(word)
 
     def constant(self, node: Dot | Bool | Number | String) -> Evaluate:
         if isinstance(node, Dot):
@@ -346,7 +358,7 @@ class _Compiler:
             return run_dot
         value: Value = node.text if isinstance(node, String) else node.value
         if value is None:
-            return _as_evaluate(_failing(node, f"{node} overflows int"))
+            return _failing(node, f"{node} overflows int")
 
         def run_constant(run: Run, dot: Value) -> Value:
             run.node = node
@@ -389,6 +401,17 @@ class _Compiler:
                 return _field(run, dot, name, 0, zero)
 
             return run_field
+        if receiver is not None and len(names) == 1 and not extra:
+            only, source = names[0], receiver
+
+            def run_field_of(run: Run, dot: Value) -> Value:
+                run.node = node
+                value = source(run, dot)
+                if type(value) is Struct and only in value.fields:
+                    return value.fields[only]
+                return _field(run, value, only, 0, zero)
+
+            return run_field_of
         path = tuple((name, extra if number == len(names) - 1 else 0) for number, name in enumerate(names))
 
         def run_fields(run: Run, dot: Value) -> Value:
@@ -407,11 +430,11 @@ class _Compiler:
         match node:
             case Nil():
                 if param == "string":
-                    return _as_evaluate(_failing(node, "cannot assign nil to string"))
+                    return _failing(node, "cannot assign nil to string")
                 return lambda run, dot: _visit(run, node)
             case Bool() | Number() | String():
                 if param == "string" and not isinstance(node, String):
-                    return _as_evaluate(_failing(node, f"expected string; found {node}"))
+                    return _failing(node, f"expected string; found {node}")
                 return self.constant(node)
             case Dot():
                 evaluate = self.constant(node)
@@ -422,7 +445,7 @@ class _Compiler:
             case Pipe():
                 evaluate = self.pipe(node)
             case Identifier():
-                evaluate = _as_evaluate(self.call(node, node, (), piped=False))
+                evaluate = self.call(node, node, ())
             case Chain():
                 evaluate = self.chain_argument(node)
         if param == "value":
@@ -437,21 +460,136 @@ class _Compiler:
     def chain_argument(self, node: Chain) -> Evaluate:
         return self.fields(node, self.argument(node.node, "value"), node.fields, 0)
 
-    def call(self, name: Identifier, whole: Node, args: Sequence[Operand], *, piped: bool) -> Stage:
+    def call(self, name: Identifier, whole: Node, args: Sequence[Operand]) -> Evaluate:
+        """A call with nothing but its own arguments."""
         function = self._program.functions.get(name.name)
-        given = len(args) + piped
-        if function is None:
-            return _failing(name, f"{quote(name.name)} is not a defined function")
-        if function.variadic and given < function.arity:
-            wanted = f"want at least {function.arity} got {len(args)}"
-            return _failing(name, f"wrong number of args for {name}: {wanted}")
-        if not function.variadic and given != function.arity:
-            wanted = f"want {function.arity} got {given}"
-            return _failing(name, f"wrong number of args for {name}: {wanted}")
-        evaluators = tuple(self.argument(arg, function.param(number)) for number, arg in enumerate(args))
+        mistake = _mistake(name.name, function, len(args), piped=False)
+        if function is None or mistake:
+            return _failing(name, mistake)
+        evaluators = self.arguments(function, args)
         if name.name in ("and", "or"):
-            return _short_circuit(name, evaluators, stops_at=name.name == "or", piped=piped)
-        return _function_call(name, whole, args, function, evaluators, piped=piped)
+            logic = _short_circuit(name, evaluators, stops_at=name.name == "or")
+            return lambda run, dot: logic(run, dot)[1]
+        finish = _finish(function, whole)
+        if name.name == "call":
+            return lambda run, dot: finish(run, [str(args[0]), *[each(run, dot) for each in evaluators]])
+        if len(evaluators) == 1:
+            return _call_one(name, finish, evaluators[0])
+        if len(evaluators) == 2:
+            return _call_two(name, finish, evaluators[0], evaluators[1])
+
+        def run_call(run: Run, dot: Value) -> Value:
+            run.node = name
+            return finish(run, [evaluate(run, dot) for evaluate in evaluators])
+
+        return run_call
+
+    def piped_call(self, name: Identifier, whole: Node, args: Sequence[Operand]) -> Stage:
+        """A call whose last argument comes from the command before it."""
+        function = self._program.functions.get(name.name)
+        mistake = _mistake(name.name, function, len(args), piped=True)
+        if function is None or mistake:
+            failing = _failing(name, mistake)
+            return lambda run, dot, final: failing(run, dot)
+        evaluators = self.arguments(function, args)
+        if name.name in ("and", "or"):
+            logic = _short_circuit(name, evaluators, stops_at=name.name == "or")
+
+            def run_logic(run: Run, dot: Value, final: Value) -> Value:
+                decided, value = logic(run, dot)
+                return value if decided else final
+
+            return run_logic
+        finish = _finish(function, whole)
+        param = function.param(len(args))
+        is_call = name.name == "call"
+
+        def run_piped(run: Run, dot: Value, final: Value) -> Value:
+            run.node = name
+            values = [evaluate(run, dot) for evaluate in evaluators]
+            values.append(_convert(run, final, param))
+            if is_call:
+                values.insert(0, str(args[0]) if args else _described(final))
+            return finish(run, values)
+
+        return run_piped
+
+    def arguments(self, function: Function, args: Sequence[Operand]) -> tuple[Evaluate, ...]:
+        return tuple(self.argument(arg, function.param(number)) for number, arg in enumerate(args))
+
+
+def _mistake(name: str, function: Function | None, args: int, *, piped: bool) -> str:
+    """What Go says of a call before it looks at the arguments, "" if nothing."""
+    if function is None:
+        return f"{quote(name)} is not a defined function"
+    if function.variadic and args + piped < function.arity:
+        return f"wrong number of args for {name}: want at least {function.arity} got {args}"
+    if not function.variadic and args + piped != function.arity:
+        return f"wrong number of args for {name}: want {function.arity} got {args + piped}"
+    return ""
+
+
+def _finish(function: Function, whole: Node) -> Callable[[Run, list[Value]], Value]:
+    """Calls a function with its computed arguments and takes the cost from the budget."""
+    call = function.call
+
+    def finish(run: Run, values: list[Value]) -> Value:
+        cost = 1
+        if values and type(values[0]) is str:
+            cost += len(values[0]) >> 8
+        try:
+            result = call(values)
+        except CallError as error:
+            run.node = whole
+            raise run.error(f"error calling {function.name}: {error}") from None
+        if type(result) is str or isinstance(result, list):
+            cost += len(result) >> 6
+        run.steps -= cost
+        if run.steps < 0:
+            run.spend(0)
+        return result
+
+    return finish
+
+
+def _call_one(name: Identifier, finish: Callable[[Run, list[Value]], Value], only: Evaluate) -> Evaluate:
+    if name.name == "not":
+
+        def run_not(run: Run, dot: Value) -> Value:
+            run.node = name
+            return not truth(only(run, dot))
+
+        return run_not
+
+    def run_call(run: Run, dot: Value) -> Value:
+        run.node = name
+        return finish(run, [only(run, dot)])
+
+    return run_call
+
+
+def _call_two(
+    name: Identifier, finish: Callable[[Run, list[Value]], Value], first: Evaluate, second: Evaluate
+) -> Evaluate:
+    if name.name in ("eq", "ne"):
+        # Nearly every template compares roles for every message.
+        wanted = name.name == "eq"
+
+        def run_equal(run: Run, dot: Value) -> Value:
+            run.node = name
+            left, right = first(run, dot), second(run, dot)
+            if type(left) is str and type(right) is str:
+                run.steps -= 1 + (len(left) >> 8)
+                return (left == right) is wanted
+            return finish(run, [left, right])
+
+        return run_equal
+
+    def run_call(run: Run, dot: Value) -> Value:
+        run.node = name
+        return finish(run, [first(run, dot), second(run, dot)])
+
+    return run_call
 
 
 def _text(text: str) -> Execute:
@@ -469,23 +607,15 @@ def _visit(run: Run, node: Node) -> None:
     run.node = node
 
 
-def _failing(node: Node | None, message: str) -> Stage:
-    """A stage that can only fail: Go finds the mistake when it gets there, not before."""
+def _failing(node: Node | None, message: str) -> Evaluate:
+    """What can only fail: Go finds the mistake when it gets there, not before."""
 
-    def run_failing(run: Run, dot: Value, final: Value) -> Value:
+    def run_failing(run: Run, dot: Value) -> Value:
         if node is not None:
             run.node = node
         raise run.error(message)
 
     return run_failing
-
-
-def _ignoring(evaluate: Evaluate) -> Stage:
-    return lambda run, dot, final: evaluate(run, dot)
-
-
-def _as_evaluate(stage: Stage) -> Evaluate:
-    return lambda run, dot: stage(run, dot, None)
 
 
 def _convert(run: Run, value: Value, param: str) -> Value:
@@ -503,51 +633,21 @@ def _convert(run: Run, value: Value, param: str) -> Value:
     raise run.error(f"wrong type for value; expected string; got {got}")
 
 
-def _short_circuit(name: Identifier, evaluators: Sequence[Evaluate], *, stops_at: bool, piped: bool) -> Stage:
-    def run_logic(run: Run, dot: Value, final: Value) -> Value:
+def _short_circuit(
+    name: Identifier, evaluators: Sequence[Evaluate], *, stops_at: bool
+) -> Callable[[Run, Value], tuple[bool, Value]]:
+    """`and` and `or` over their own arguments: whether one of them decides, and the last one looked at."""
+
+    def run_logic(run: Run, dot: Value) -> tuple[bool, Value]:
         run.node = name
         value: Value = None
         for evaluate in evaluators:
             value = evaluate(run, dot)
-            if truth(value) is stops_at:
-                return value
-        return final if piped else value
+            if (value is True or (value is not False and truth(value))) is stops_at:
+                return True, value
+        return False, value
 
     return run_logic
-
-
-def _function_call(
-    name: Identifier,
-    whole: Node,
-    args: Sequence[Operand],
-    function: Function,
-    evaluators: Sequence[Evaluate],
-    *,
-    piped: bool,
-) -> Stage:
-    call = function.call
-    final_param = function.param(len(args) if function.variadic else function.arity - 1)
-    is_call = function.name == "call"
-
-    def run_call(run: Run, dot: Value, final: Value) -> Value:
-        run.node = name
-        values = [evaluate(run, dot) for evaluate in evaluators]
-        if piped:
-            values.append(_convert(run, final, final_param))
-        if is_call:
-            values.insert(0, str(args[0]) if args else _described(final))
-        if values and type(values[0]) is str:
-            run.spend(1 + (len(values[0]) >> 8))
-        try:
-            result = call(values)
-        except CallError as error:
-            run.node = whole
-            raise run.error(f"error calling {function.name}: {error}") from None
-        if type(result) is str or isinstance(result, list):
-            run.spend(1 + (len(result) >> 6))
-        return result
-
-    return run_call
 
 
 def _described(value: Value) -> str:
