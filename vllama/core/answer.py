@@ -52,6 +52,7 @@ class Answer:
         lease: Lease,
         *,
         began: int,
+        load_ns: int,
         thinking: ThinkingParser | None = None,
         tools: ToolParser | None = None,
         quiet: bool = True,
@@ -64,6 +65,7 @@ class Answer:
         self._events = events
         self._lease = lease
         self._began = began
+        self._load_ns = load_ns
         self._thinking = thinking
         self._tools = tools
         self._quiet = quiet
@@ -126,7 +128,7 @@ class Answer:
         return Done(
             reason="length" if event.reason == "length" else "stop",
             total_ns=time.monotonic_ns() - self._began,
-            load_ns=self._lease.load_ns,
+            load_ns=self._load_ns,
             prompt_tokens=event.prompt_tokens,
             cached_tokens=event.cached_tokens,
             prompt_ns=max(1, event.prompt_ns),

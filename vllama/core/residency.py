@@ -67,13 +67,12 @@ class Resident:
 class Lease:
     """The right to use a loaded engine. `release` once; twice is fine."""
 
-    __slots__ = ("_owner", "_resident", "engine", "load_ns")
+    __slots__ = ("_owner", "_resident", "engine")
 
-    def __init__(self, owner: Residency, resident: Resident, engine: Engine, load_ns: int) -> None:
+    def __init__(self, owner: Residency, resident: Resident, engine: Engine) -> None:
         self._owner = owner
         self._resident: Resident | None = resident
         self.engine = engine
-        self.load_ns = load_ns
 
     def release(self) -> None:
         """Give the engine back; the keep_alive clock starts with the last one."""
@@ -123,15 +122,13 @@ class Residency:
         resident = self._residents.get(key)
         if resident is not None and resident.engine is not None:
             if resident.engine.alive and _serves(resident, options):
-                return self._lease(resident, resident.engine, options, keep_alive, 0)
+                return self._lease(resident, resident.engine, options, keep_alive)
             if not resident.engine.alive:
                 self._forget(key, resident, crashed=True)
                 resident = None
         return await self._load_and_lease(key, resident, model, options, keep_alive)
 
-    def _lease(
-        self, resident: Resident, engine: Engine, options: LoadOptions, keep_alive: int | None, load_ns: int
-    ) -> Lease:
+    def _lease(self, resident: Resident, engine: Engine, options: LoadOptions, keep_alive: int | None) -> Lease:
         if resident.users >= self._max_queue:
             raise BusyError()
         resident.users += 1
@@ -141,14 +138,13 @@ class Residency:
         if resident.timer is not None:
             resident.timer.cancel()
             resident.timer = None
-        return Lease(self, resident, engine, load_ns)
+        return Lease(self, resident, engine)
 
     async def _load_and_lease(
         self, key: str, resident: Resident | None, model: Model, options: LoadOptions, keep_alive: int | None
     ) -> Lease:
         if self._waiting >= self._max_queue:
             raise BusyError()
-        began = time.monotonic_ns()
         self._waiting += 1
         try:
             while True:
@@ -168,7 +164,7 @@ class Residency:
                         engine = await asyncio.shield(self._loading(resident))
                     if self._residents.get(key) is not resident or not engine.alive:
                         continue
-                    return self._lease(resident, engine, options, keep_alive, time.monotonic_ns() - began)
+                    return self._lease(resident, engine, options, keep_alive)
                 finally:
                     self._release(resident)
         finally:

@@ -39,7 +39,6 @@ from vllama.models.model import Model
 from vllama.models.names import Name
 from vllama.prompts.gotemplate import parse as parse_go
 from vllama.prompts.messages import Message, Think, Tool
-from vllama.prompts.structured import json_grammar, schema_grammar
 from vllama.prompts.thinking import ThinkingParser
 from vllama.prompts.tools import ToolParser
 
@@ -141,6 +140,7 @@ class Service:
             raise RequestError("raw mode does not support template, system, or context")
         think = self._check(model, request.model, "generate", request.think, insert=bool(request.suffix))
         lease, options = await self._lease(model, request.options, request.keep_alive)
+        load_ns = time.monotonic_ns() - began
         try:
             if not request.prompt:
                 lease.release()
@@ -164,7 +164,7 @@ class Service:
             parser = None if request.raw else prompting.thinking_parser(prompt, think)
             context = None if request.raw else partial(_context, lease.engine, prompt)
             return await self._run(
-                job, lease, began, thinking=parser, quiet=False, want_ids=not request.raw, context=context
+                job, lease, began, load_ns, thinking=parser, quiet=False, want_ids=not request.raw, context=context
             )
         except BaseException:
             lease.release()
@@ -218,6 +218,7 @@ class Service:
             return Instant("unload")
         think = self._check(model, request.model, "chat", request.think, tools=bool(request.tools))
         lease, options = await self._lease(model, request.options, request.keep_alive)
+        load_ns = time.monotonic_ns() - began
         try:
             if not request.messages:
                 lease.release()
@@ -246,6 +247,7 @@ class Service:
                 job,
                 lease,
                 began,
+                load_ns,
                 thinking=prompting.thinking_parser(prompt, think),
                 tools=ToolParser(request.tools, prompting.tool_tag) if request.tools else None,
                 constrain_after=prompting.thinking[1],
@@ -267,7 +269,7 @@ class Service:
         tools: bool = False,
     ) -> Think | None:
         """Capabilities in Ollama's order; returns the think setting to use."""
-        skills = self.library.capabilities(model)
+        skills = model.capabilities
         if "image" in skills:
             raise RequestError("image generation models are not currently supported")
         if "thinking" in skills:
@@ -284,7 +286,7 @@ class Service:
 
     def _check_images(self, model: Model, images: bool, render_only: bool) -> None:
         if images and not render_only:
-            can = "vision" in self.library.capabilities(model)
+            can = "vision" in model.capabilities
             error = RequestError(
                 "images are not supported by this engine yet" if can else "this model does not support images"
             )
@@ -297,7 +299,7 @@ class Service:
         if self._draining:
             raise BusyError("the server is shutting down")
         options = merge_options(model.params, request_options)
-        num_ctx = options.context(self.settings.context_length or DEFAULT_CONTEXT)
+        num_ctx = options.num_ctx or self.settings.context_length or DEFAULT_CONTEXT
         load = LoadOptions(
             num_ctx=num_ctx,
             num_parallel=self.settings.num_parallel,
@@ -333,7 +335,7 @@ class Service:
         """
         tagged = _tag_images(messages)
         prompt = prompting.render(tagged, tools, think)
-        limit = options.context(DEFAULT_CONTEXT)
+        limit = options.num_ctx
         if not truncate or len(messages) < 2 or await _fits(engine, prompt, limit):
             return prompt
         low, high = 1, len(tagged) - 1
@@ -355,6 +357,7 @@ class Service:
         job: _Job,
         lease: Lease,
         began: int,
+        load_ns: int,
         *,
         thinking: ThinkingParser | None = None,
         tools: ToolParser | None = None,
@@ -371,8 +374,8 @@ class Service:
             generation = Generation(
                 prompt=job.prompt,
                 sampling=options.to_sampling(),
-                num_ctx=options.context(DEFAULT_CONTEXT),
-                num_predict=options.predict_limit(),
+                num_ctx=options.num_ctx,
+                num_predict=options.num_predict,
                 num_keep=options.num_keep,
                 stop=options.stop,
                 truncate=job.truncate and job.shift,
@@ -398,6 +401,7 @@ class Service:
             events,
             lease,
             began=began,
+            load_ns=load_ns,
             thinking=thinking,
             tools=tools,
             quiet=quiet,
@@ -489,6 +493,8 @@ async def _context(engine: Engine, prompt: str, finished: Finished) -> tuple[int
 def _constraint(wanted: Any) -> Constraint | None:
     if wanted is None:
         return None
+    from vllama.prompts.structured import json_grammar, schema_grammar
+
     if wanted == "json":
         return Constraint(json_grammar())
     if isinstance(wanted, dict):
