@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import binascii
+import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from vllama.api.gobase64 import decode_base64
 from vllama.api.gojson import decode, decode_exact, decode_text, raw_member
-from vllama.api.gotypes import ANY, OrderedMap, Struct, decode_base64
+from vllama.api.goscalars import ANY
+from vllama.api.gotypes import Struct
+from vllama.api.ollamatypes import OrderedMap
 from vllama.api.schemas import native, openai
 from vllama.api.tools import build_tool
 from vllama.errors import BodyError
@@ -203,6 +209,18 @@ def test_base64_with_line_breaks_reads_back(data: bytes, line_break: str, width:
     text = base64.b64encode(data).decode()
     lines = line_break.join(text[i : i + width] for i in range(0, len(text), width))
     assert decode_base64(lines) == data
+
+
+def test_the_fast_base64_accepts_nothing_that_go_refuses() -> None:
+    for length in range(7):
+        for letters in itertools.product("YQ=\n!", repeat=length):
+            text = "".join(letters)
+            try:
+                data = binascii.a2b_base64(text, strict_mode=True)
+            except binascii.Error:
+                continue
+            assert decode_base64(text) == data
+            assert re.fullmatch(r"([YQ]{4})*([YQ]{2}==|[YQ]{3}=)?", text)
 
 
 def test_raw_member_is_the_last_text() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from vllama.models.modelfile import Command, ModelfileError, parse_modelfile, print_modelfile
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "modelfile.jsonl"
+GOLDEN = Path(__file__).parents[2] / "golden" / "modelfile.jsonl"
 CASES = [json.loads(line) for line in GOLDEN.read_text("utf-8").split("\n") if line]
 
 

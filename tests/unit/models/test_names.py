@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vllama.errors import RequestError
 from vllama.models.names import Name, parse_reference
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "names.jsonl"
+GOLDEN = Path(__file__).parents[2] / "golden" / "names.jsonl"
 CASES = [json.loads(line) for line in GOLDEN.read_text("utf-8").splitlines()]
 
 
@@ -21,7 +21,9 @@ CASES = [json.loads(line) for line in GOLDEN.read_text("utf-8").splitlines()]
 def test_parsing_matches_go(case: dict[str, Any]) -> None:
     bare, full, want = Name.parse_bare(case["name"]), Name.parse(case["name"]), case["expected"]
     assert {k: getattr(bare, k) for k in case["bare"]} == case["bare"]
-    got = {k: getattr(full, k) for k in ("scheme", "host", "namespace", "model", "tag", "valid", "filepath", "base_url")}
+    got = {
+        k: getattr(full, k) for k in ("scheme", "host", "namespace", "model", "tag", "valid", "filepath", "base_url")
+    }
     got |= {"string": full.full, "display_shortest": full.shortest, "display_namespace_model": full.namespace_model}
     assert got == want
 
