@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -55,7 +55,7 @@ class Client:
         """Like `post`."""
         return self._call("DELETE", path, body)
 
-    def stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def stream(self, path: str, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
         """The JSON objects of a streamed answer, as they come. Closing the iterator ends the request."""
         try:
             with self._http.stream("POST", path, json=body) as response:
@@ -63,7 +63,7 @@ class Client:
                     response.read()
                     raise _error(response)
                 for line in _lines(response):
-                    item = json.loads(line)
+                    item = _object(line, self.host.url + path)
                     if "error" in item:
                         raise ServerError(str(item["error"]))
                     yield item
@@ -77,13 +77,7 @@ class Client:
             raise self._unreachable(error) from None
         if response.status_code >= 400:
             raise _error(response)
-        try:
-            read = response.json() if response.content else {}
-        except ValueError:
-            read = None
-        if not isinstance(read, dict):
-            raise ServerError(f"{self.host.url}{path} did not answer with a JSON object: is it a server of this API?")
-        return read
+        return _object(response.content, self.host.url + path) if response.content else {}
 
     def _unreachable(self, error: httpx.HTTPError) -> ServerError:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
@@ -99,6 +93,16 @@ def serves_vllama(host: Host) -> str:
     except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return ""
     return str(response.headers.get(VERSION_HEADER, ""))
+
+
+def _object(text: bytes, url: str) -> dict[str, Any]:
+    try:
+        read = json.loads(text)
+    except ValueError:
+        read = None
+    if not isinstance(read, dict):
+        raise ServerError(f"{url} did not answer with a JSON object: is that a server of Ollama's API?")
+    return read
 
 
 def _lines(response: httpx.Response) -> Iterator[bytes]:

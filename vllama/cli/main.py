@@ -262,7 +262,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(args=_bare_think(given), prog_name="vllama")
+        try:
+            app(args=_bare_think(given), prog_name="vllama")
+        finally:
+            sys.stdout.flush()
     except VllamaError as error:
         _fail(error.text, error)
     except KeyboardInterrupt:
@@ -289,4 +292,4 @@ def _fail(text: str, error: BaseException) -> Any:
 def _leave_pipe() -> Any:
     """The reader of our output has gone. Python would complain once more when it flushes at the end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    raise SystemExit(141) from None
+    raise SystemExit(1) from None

@@ -63,6 +63,7 @@ def run_server(settings: Settings, sock: socket.socket | None = None, *, until_e
         log.warning("%s", warning)
 
     from vllama.api.app import create_app
+    from vllama.api.protocol import Protocol
 
     service = build_service(settings)
     for name in settings.preload:
@@ -70,7 +71,7 @@ def run_server(settings: Settings, sock: socket.socket | None = None, *, until_e
     config = uvicorn.Config(
         create_app(service),
         loop="uvloop" if _has("uvloop") else "asyncio",
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="on",
         log_config=None,
