@@ -6,8 +6,6 @@ import base64
 import json
 from typing import Any
 
-import pytest
-
 from vllama.api.gojson import decode_exact
 from vllama.api.read import read_chat, read_generate
 from vllama.api.read_openai import read_openai_chat

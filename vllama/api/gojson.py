@@ -2,7 +2,7 @@
 
 Ollama's clients depend on that behaviour: keys match without regard to case, unknown fields and data after the
 first value are ignored, null leaves a field unset, the last of two equal keys wins (objects merge), and an
-error names the place. The types of a body are declared in `vllama.api.schemas` from the parts in `gotypes`.
+error names the place. The types of a body are declared in `vllama.api.schemas`.
 
 `decode` has two ways to the same result. The fast one lets orjson parse and walks the value; whatever is
 unusual (an error, a key in another case, a repeated key, data behind the value) makes it give up, and the slow
@@ -19,7 +19,8 @@ from typing import Any
 
 import orjson
 
-from vllama.api.gotypes import Array, DecodeError, Decoder, GoType, Node, Number, Object, Odd, Struct, fold
+from vllama.api.godecoder import Array, DecodeError, Decoder, GoType, Node, Number, Object, Odd, fold
+from vllama.api.gotypes import Struct
 from vllama.errors import BodyError
 from vllama.goquote import quote
 

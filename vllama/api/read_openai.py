@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from vllama.api.bodies import EmbedBody, OpenAIExtras
+from vllama.api.gobase64 import decode_base64
+from vllama.api.godecoder import DecodeError
 from vllama.api.gojson import decode, decode_text
-from vllama.api.gotypes import ANY, DecodeError, OrderedMap, decode_base64
+from vllama.api.goscalars import ANY
+from vllama.api.ollamatypes import OrderedMap
 from vllama.api.read import check_top_logprobs, embed_inputs, require_model
 from vllama.api.schemas import openai
 from vllama.api.tools import build_tool

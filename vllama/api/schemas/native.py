@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-from vllama.api.gotypes import (
-    ANY,
-    ANY_MAP,
-    ANYS,
-    BOOL,
-    BOOL_POINTER,
-    INT,
-    RAW,
-    STRING,
-    STRING_MAP,
-    STRINGS,
-    Bytes,
-    Duration,
-    GoType,
-    OrderedMap,
-    Pointer,
-    PropertyType,
-    SelfDecoded,
-    Slice,
-    Struct,
-    ThinkValue,
-)
+from vllama.api.godecoder import GoType
+from vllama.api.goscalars import ANY, BOOL, INT, RAW, STRING, Bytes
+from vllama.api.gotypes import ANY_MAP, ANYS, BOOL_POINTER, STRING_MAP, STRINGS, Pointer, Slice, Struct
+from vllama.api.ollamatypes import Duration, OrderedMap, PropertyType, SelfDecoded, ThinkValue
 
 IMAGES = Slice(Bytes("api.ImageData"))
 KEEP_ALIVE = Pointer(Duration("api.Duration"))

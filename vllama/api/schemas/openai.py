@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-from vllama.api.gotypes import (
-    ANY,
-    BOOL,
-    BOOL_POINTER,
-    FLOAT32,
-    FLOAT64,
-    INT,
-    RAW,
-    STRING,
-    Pointer,
-    Slice,
-    Struct,
-)
+from vllama.api.goscalars import ANY, BOOL, FLOAT32, FLOAT64, INT, RAW, STRING
+from vllama.api.gotypes import BOOL_POINTER, Pointer, Slice, Struct
 from vllama.api.schemas.native import TOOL
 
 STREAM_OPTIONS = Pointer(Struct("openai.StreamOptions", {"include_usage": BOOL}))
