@@ -135,9 +135,10 @@ def read_metadata(path: Path | str) -> GGUFMetadata:
 
     Raises `GGUFError` for a damaged file and `ModelLoadError` for one that cannot be opened.
     """
-    path = Path(path)
+    if not isinstance(path, Path):  # a new Path would lose the cached hash, and requests come through here
+        path = Path(path)
     try:
-        stat = path.stat()
+        stat = os.stat(path)
     except OSError as error:
         raise ModelLoadError(f"cannot open {path}: {error.strerror}") from error
     return _read_cached(path, stat.st_mtime_ns, stat.st_size)

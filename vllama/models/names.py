@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import quote as percent_encode
 
@@ -30,13 +30,24 @@ _HOST_SAFE = "!$&'()*+,;=:[]<>\"~"
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A parsed name. `parse` fills absent parts with the defaults, `parse_bare` leaves them empty."""
+    """A parsed name. `parse` fills absent parts with the defaults, `parse_bare` leaves them empty.
+
+    `valid`: every part is present and has only the characters that it may have. `key` is for lookups: names
+    that differ in case only are the same model.
+    """
 
     host: str
     namespace: str
     model: str
     tag: str
     scheme: str = ""
+    valid: bool = field(init=False, compare=False, repr=False)
+    key: str = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # worked out once: parsed names are kept, and each request asks
+        object.__setattr__(self, "valid", self._is_valid())
+        object.__setattr__(self, "key", self.full.lower())
 
     @classmethod
     def parse(cls, text: str) -> Name:
@@ -58,9 +69,7 @@ class Name:
         scheme, found, host = text.partition("://")
         return cls(host, namespace, model, tag, scheme) if found else cls(text, namespace, model, tag)
 
-    @property
-    def valid(self) -> bool:
-        """Whether every part is present and has only the characters that it may have."""
+    def _is_valid(self) -> bool:
         return bool(
             _HOST.fullmatch(self.host)
             and _NAMESPACE.fullmatch(self.namespace)
@@ -99,11 +108,6 @@ class Name:
     def filepath(self) -> str:
         """The manifest's path below `manifests/`, "" for a name that is not valid."""
         return f"{self.host}/{self.namespace}/{self.model}/{self.tag}" if self.valid else ""
-
-    @property
-    def key(self) -> str:
-        """For lookups: names that differ in case only are the same model."""
-        return self.full.lower()
 
     def __str__(self) -> str:
         return self.full

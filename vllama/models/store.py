@@ -121,7 +121,7 @@ class Store:
 
     def _load(self, path: Path, name: Name) -> Model | None:
         try:
-            stat = path.stat()
+            stat = os.stat(path)
         except OSError:
             self._entries.pop(name.key, None)
             return None
