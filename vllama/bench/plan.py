@@ -118,6 +118,13 @@ class Plan:
         raw = json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(raw.encode()).hexdigest()[:10]
 
+    @property
+    def questions_id(self) -> str:
+        """Like `id`, of what decides the prompts alone: screening is kept under this name."""
+        scenarios = [dataclasses.asdict(scenario) for scenario in self.scenarios]
+        raw = json.dumps([self.seed, scenarios, self.corpus], sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(raw.encode()).hexdigest()[:10]
+
     def prompts(self, cell: Cell, block: int, attempt: Sequence[int] = ()) -> list[str]:
         """The prompts of one slot: a fresh nonce before a passage, the same for every system in the block.
 
