@@ -279,21 +279,26 @@ async def test_an_answer_that_breaks_is_an_error_when_not_streamed() -> None:
     assert (got.status, json.loads(got.text)["error"]["type"]) == (400, "invalid_request_error")
 
 
+PATHS = [CHAT, "/v1/completions", "/api/chat", "/api/generate"]
+ANY_BODY = {**BODY, "prompt": "x"}
+
+
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_leaves_ends_the_work(stream: bool) -> None:
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_client_that_leaves_ends_the_work(path: str, stream: bool) -> None:
     service = ScriptedService(EndlessReply([]))
-    got = await asyncio.wait_for(
-        post(service, CHAT, {**BODY, "stream": stream}, leave_after=2 if stream else 0), timeout=30
-    )
+    leave = 2 if stream else 0
+    got = await asyncio.wait_for(post(service, path, {**ANY_BODY, "stream": stream}, leave_after=leave), timeout=30)
     assert service.reply.closed
     assert got.status == (200 if stream else 499)
 
 
-async def test_a_client_that_leaves_while_the_model_loads_ends_the_work() -> None:
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_client_that_leaves_while_the_model_loads_ends_the_work(path: str) -> None:
     service = ScriptedService(ScriptedReply([]))
     cancelled = asyncio.Event()
 
-    async def load_for_ever(request: ChatRequest) -> ScriptedReply:
+    async def load_for_ever(request: Any) -> ScriptedReply:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -301,8 +306,8 @@ async def test_a_client_that_leaves_while_the_model_loads_ends_the_work() -> Non
             raise
         raise AssertionError
 
-    service.chat = load_for_ever  # type: ignore[method-assign]
-    await asyncio.wait_for(post(service, CHAT, BODY, leave_after=0), timeout=30)
+    service.chat = service.generate = load_for_ever  # type: ignore[method-assign]
+    await asyncio.wait_for(post(service, path, ANY_BODY, leave_after=0), timeout=30)
     assert cancelled.is_set()
 
 

@@ -5,7 +5,6 @@ This is the hot path: a chunk costs one JSON-encoded string, one time stamp and 
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any, Protocol
 
@@ -15,7 +14,6 @@ from vllama.api.http import (
     JSON_UTF8,
     NDJSON,
     DisconnectWatcher,
-    Receive,
     Send,
     dumps,
     send_json,
@@ -25,8 +23,6 @@ from vllama.core.replies import Delta, Done, Reply
 from vllama.engines.base import Logprob
 from vllama.errors import RequestCanceled, VllamaError
 from vllama.prompts.messages import ToolCall
-
-log = logging.getLogger("vllama.api")
 
 _day_second = (0, b"")
 
@@ -187,23 +183,20 @@ def _debug(reply: Reply) -> bytes:
 
 
 async def answer(
-    reply: Reply, model: str, shape: ChatShape | GenerateShape, receive: Receive, send: Send, *, stream: bool
+    reply: Reply, model: str, shape: ChatShape | GenerateShape, watcher: DisconnectWatcher, send: Send, *, stream: bool
 ) -> None:
     """Send `reply` for the model name that the client used, streamed or whole."""
     prefix = b'{"model":%b,"created_at":"' % dumps(model)
-    if reply.kind != "stream":
-        await send_json(send, 200, shape.instant(prefix + timestamp() + b'"', reply))
-        return
     try:
-        async with DisconnectWatcher(receive) as watcher:
-            if stream:
-                await _lines(reply, prefix, shape, watcher, send)
-            else:
-                payload = await _whole(reply, prefix, shape)
-                watcher.stop()
-                await send_json(send, 200, payload, JSON_UTF8)
-    except RequestCanceled:
-        log.debug("client went away")
+        if reply.kind != "stream":
+            watcher.stop()
+            await send_json(send, 200, shape.instant(prefix + timestamp() + b'"', reply))
+        elif stream:
+            await _lines(reply, prefix, shape, watcher, send)
+        else:
+            payload = await _whole(reply, prefix, shape)
+            watcher.stop()
+            await send_json(send, 200, payload, JSON_UTF8)
     finally:
         await reply.aclose()
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from vllama.api import envelopes
-from vllama.api.http import Endpoint, Receive, Scope, Send, read_body
+from vllama.api.http import DisconnectWatcher, Endpoint, Receive, Scope, Send, read_body
 from vllama.api.read import read_chat, read_generate
 from vllama.api.streaming import ChatShape, GenerateShape, answer
-from vllama.core.service import Service
+from vllama.core.replies import Reply
+from vllama.core.requests import ChatRequest, GenerateRequest
 from vllama.errors import VllamaError
+
+if TYPE_CHECKING:
+    from vllama.core.service import Service
 
 LARGE = 1 << 20
 """Bodies of more bytes than this are parsed in a thread, so that one of them never stops all streams."""
 
 T = TypeVar("T")
+R = TypeVar("R", ChatRequest, GenerateRequest)
 
 
 async def parsed(read: Callable[[bytes], T], body: bytes) -> T:
@@ -28,37 +33,31 @@ async def parsed(read: Callable[[bytes], T], body: bytes) -> T:
 
 def chat_endpoint(service: Service) -> Endpoint:
     """POST /api/chat."""
-    shape = ChatShape()
-
-    async def chat(scope: Scope, receive: Receive, send: Send) -> None:
-        request = await parsed(read_chat, await read_body(scope, receive))
-        stream = request.stream is not False
-        try:
-            reply = await service.chat(request)
-        except VllamaError as error:
-            if not (stream and error.from_engine):
-                raise
-            await envelopes.send_error(send, envelopes.ollama_stream(error))
-            return
-        await answer(reply, request.model, shape, receive, send, stream=stream)
-
-    return chat
+    return _endpoint(read_chat, service.chat, ChatShape())
 
 
 def generate_endpoint(service: Service) -> Endpoint:
     """POST /api/generate."""
-    shape = GenerateShape()
+    return _endpoint(read_generate, service.generate, GenerateShape())
 
-    async def generate(scope: Scope, receive: Receive, send: Send) -> None:
-        request = await parsed(read_generate, await read_body(scope, receive))
+
+def _endpoint(
+    read: Callable[[bytes], R], run: Callable[[R], Awaitable[Reply]], shape: ChatShape | GenerateShape
+) -> Endpoint:
+    async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+        request = await parsed(read, await read_body(scope, receive))
         stream = request.stream is not False
-        try:
-            reply = await service.generate(request)
-        except VllamaError as error:
-            if not (stream and error.from_engine):
-                raise
-            await envelopes.send_error(send, envelopes.ollama_stream(error))
-            return
-        await answer(reply, request.model, shape, receive, send, stream=stream)
+        # Loading a model and waiting for a free sequence may take long: a client that goes away meanwhile
+        # must not leave its request behind.
+        async with DisconnectWatcher(receive) as watcher:
+            try:
+                reply = await run(request)
+            except VllamaError as error:
+                if not (stream and error.from_engine):
+                    raise
+                watcher.stop()
+                await envelopes.send_error(send, envelopes.ollama_stream(error))
+                return
+            await answer(reply, request.model, shape, watcher, send, stream=stream)
 
-    return generate
+    return endpoint
