@@ -15,13 +15,14 @@ from vllama.prompts.gotemplate.interpreter import MAX_STEPS, Program
 from vllama.prompts.gotemplate.nodes import Action, Command, Field, NodeList, Pipe
 from vllama.prompts.gotemplate.parser import parse_trees
 from vllama.prompts.gotemplate.printing import MAX_OUTPUT, too_long
+from vllama.prompts.gotemplate.quoting import to_bytes
 from vllama.prompts.gotemplate.variables import variables
 from vllama.prompts.messages import Message, Tool
 
 CACHE_SIZE: Final = 64
 """How many parsed templates are kept."""
 
-_CACHED_CHARS: Final = 1 << 17
+_CACHED_CHARS: Final = 1 << 15
 """Longer templates are parsed anew each time: they come from nowhere but a client's request."""
 
 _STEPS_PER_MESSAGE: Final = 1_000
@@ -148,7 +149,7 @@ def _clean(text: str) -> str:
     """The text with U+FFFD for bytes that are not UTF-8 (a template may slice through a character)."""
     if text.isascii():
         return text
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return to_bytes(text).decode("utf-8", "replace")
 
 
 def collate(messages: tuple[Message, ...]) -> tuple[str, tuple[Message, ...]]:

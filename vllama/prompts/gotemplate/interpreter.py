@@ -209,7 +209,7 @@ class _Compiler:
             value = pipe(run, dot)
             if type(value) is not str:
                 value = "<no value>" if value is None else sprint([pointed(value)])
-                run.spend(len(value) >> 6)
+                run.spend(len(value) >> 4)
             run.output.append(value)
             run.size += len(value)
             return 0
@@ -543,7 +543,7 @@ def _finish(function: Function, whole: Node) -> Callable[[Run, list[Value]], Val
             run.node = whole
             raise run.error(f"error calling {function.name}: {error}") from None
         if type(result) is str or isinstance(result, list):
-            cost += len(result) >> 6
+            cost += len(result) >> 4
         run.steps -= cost
         if run.steps < 0:
             run.spend(0)
@@ -580,6 +580,8 @@ def _call_two(
             left, right = first(run, dot), second(run, dot)
             if type(left) is str and type(right) is str:
                 run.steps -= 1 + (len(left) >> 8)
+                return (left == right) is wanted
+            if type(left) is int and type(right) is int:
                 return (left == right) is wanted
             return finish(run, [left, right])
 
@@ -658,7 +660,9 @@ def _described(value: Value) -> str:
 
 def _field(run: Run, receiver: Value, name: str, extra: int, zero: bool) -> Value:
     """A field of a struct, a key of a map, or what a method returns."""
-    value = unheld(receiver)
+    value = receiver.value if type(receiver) is Held else receiver
+    if type(value) is dict and not extra:
+        return Held(value[name]) if name in value else entry(value, name, zero=zero)
     if value is None:
         if receiver is None:
             return None

@@ -6,9 +6,8 @@ what the parser says first wins, as in Go, since it reads the tokens in order.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 from vllama.prompts.gotemplate.quoting import quote
 
@@ -48,14 +47,12 @@ class Kind(Enum):
 KEYWORDS = frozenset({"block", "break", "continue", "define", "else", "end", "if", "range", "template", "with"})
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A piece of the text. `pos` counts characters from 0, `line` from 1."""
+class Token(NamedTuple):
+    """A piece of the text. `pos` counts characters from 0."""
 
     kind: Kind
     pos: int
     text: str
-    line: int
 
     def __str__(self) -> str:
         """As it stands in Go's error messages."""
@@ -84,7 +81,6 @@ class Lexer:
         self._pos = 0
         self._start = 0
         self._depth = 0
-        self._newlines = [i for i, char in enumerate(text) if char == "\n"]
         self._tokens: list[Token] = []
 
     def tokens(self) -> list[Token]:
@@ -95,15 +91,12 @@ class Lexer:
 
     # Emitting
 
-    def _line(self, pos: int) -> int:
-        return 1 + bisect_left(self._newlines, pos)
-
     def _emit(self, kind: Kind) -> None:
-        self._tokens.append(Token(kind, self._start, self._text[self._start : self._pos], self._line(self._start)))
+        self._tokens.append(Token(kind, self._start, self._text[self._start : self._pos]))
         self._start = self._pos
 
     def _fail(self, message: str) -> None:
-        self._tokens.append(Token(Kind.ERROR, self._start, message, self._line(self._start)))
+        self._tokens.append(Token(Kind.ERROR, self._start, message))
 
     def _peek(self) -> str:
         return self._text[self._pos : self._pos + 1]

@@ -37,7 +37,10 @@ from vllama.prompts.gotemplate.quoting import quote, unquote
 MAX_DEPTH = 100
 """Blocks or parentheses within each other. Go allows 10000; no template that means well comes near."""
 
-MAX_CHARS = 1 << 20
+MAX_VARIABLES = 1000
+"""Variables in one scope: each use looks through them."""
+
+MAX_CHARS = 1 << 17
 """The longest template that is read at all."""
 
 _OPERANDS = frozenset(
@@ -74,6 +77,7 @@ class Stop:
 class _Source:
     """The tokens, and how far they are read; shared by the parsers of all definitions in one text."""
 
+    text: str
     tokens: list[Token]
     index: int = 0
     furthest: int = -1
@@ -91,8 +95,8 @@ class _Parser:
     loops: int = 0
     blocks: int = 0
     parens: int = 0
-    line: int = 0
-    action_line: int = 0
+    last: Token | None = None
+    action_start: Token | None = None
 
     # Tokens
 
@@ -102,7 +106,7 @@ class _Parser:
         if source.index > source.furthest:
             # Go names the line of the token that was cut last, not of the one it looks at.
             source.furthest = source.index
-            self.line = token.line
+            self.last = token
         source.index += 1
         return token
 
@@ -123,14 +127,19 @@ class _Parser:
 
     # Errors
 
+    def line(self, token: Token | None) -> int:
+        """The line in which a token begins, from 1."""
+        return 0 if token is None else self.source.text.count("\n", 0, token.pos) + 1
+
     def fail(self, message: str) -> TemplateError:
-        return TemplateError(f"template: :{self.line}: {message}")
+        return TemplateError(f"template: :{self.line(self.last)}: {message}")
 
     def unexpected(self, token: Token, context: str) -> TemplateError:
         if token.kind is Kind.ERROR:
             where = ""
-            if self.action_line not in (0, token.line):
-                where = f" started at :{self.action_line}"
+            started = self.line(self.action_start)
+            if started not in (0, self.line(token)):
+                where = f" started at :{started}"
                 if not token.text.endswith(" action"):
                     where = " in action" + where
             return self.fail(f"{token}{where}")
@@ -211,9 +220,9 @@ class _Parser:
             return Text(token.pos, token.text)
         if token.kind is not Kind.LEFT_DELIM:
             raise self.unexpected(token, "input")
-        self.action_line = token.line
+        self.action_start = token
         node = self.action()
-        self.action_line = 0
+        self.action_start = None
         return node
 
     def action(self) -> Statement | Stop:
@@ -344,6 +353,8 @@ class _Parser:
         return tuple(declared), False
 
     def declare(self, token: Token, declared: list[Variable]) -> None:
+        if len(self.variables) > MAX_VARIABLES:
+            raise self.fail(f"more than {MAX_VARIABLES} variables")
         declared.append(Variable(token.pos, (token.text,)))
         self.variables.append(token.text)
 
@@ -432,7 +443,7 @@ def parse_trees(text: str, functions: Collection[str]) -> dict[str, NodeList]:
         raise TemplateError(f"template: longer than {MAX_CHARS} characters")
     trees: dict[str, NodeList] = {}
     try:
-        _Parser("", _Source(Lexer(text).tokens()), functions, trees).parse()
+        _Parser("", _Source(text, Lexer(text).tokens()), functions, trees).parse()
     except RecursionError:
         raise TemplateError("template: nested too deeply") from None
     return trees

@@ -6,14 +6,20 @@ surrogate (Python's "surrogateescape"), so that slices through a character come 
 
 from __future__ import annotations
 
+import re
+
+_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _ESCAPES = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11, "\\": 92}
 _SHORT = {7: "\\a", 8: "\\b", 12: "\\f", 10: "\\n", 13: "\\r", 9: "\\t", 11: "\\v", 92: "\\\\"}
 _WIDTHS = {"x": 2, "u": 4, "U": 8}
 
 
 def to_bytes(text: str) -> bytes:
-    """The bytes of a Go string."""
-    return text.encode("utf-8", "surrogateescape")
+    """The bytes of a Go string; U+FFFD for surrogates that stand for no byte."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return _NO_BYTE.sub("\ufffd", text).encode("utf-8", "surrogateescape")
 
 
 def from_bytes(data: bytes) -> str:

@@ -171,9 +171,8 @@ def truth(value: Value) -> bool:
     """Whether a value counts as true: not the zero of its type; structs always do."""
     if type(value) is Held:
         value = value.value
-    if isinstance(value, NilPointer):
-        return False
-    return True if isinstance(value, Struct) else bool(value)
+    kind = type(value)
+    return kind is Struct or (kind is not NilPointer and bool(value))
 
 
 def elements(sequence: list[Value] | bytes) -> list[Value]:
