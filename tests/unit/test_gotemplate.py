@@ -119,6 +119,34 @@ def test_half_a_character_becomes_a_replacement_mark() -> None:
     assert render(halves, Message("user", "é")) == "é"
 
 
+def test_error_texts_are_text() -> None:
+    """An error may quote half a character; what leaves is still UTF-8."""
+    with pytest.raises(TemplateError) as caught:
+        parse("{{ range slice .Prompt 1 }}{{ end }}{{ .Response }}").execute(
+            TemplateValues(messages=(Message("user", "é"),))
+        )
+    assert caught.value.text.endswith("range can't iterate over \ufffd")
+
+
+@pytest.mark.parametrize(
+    ("template", "args", "text"),
+    [
+        ("%#g|%#.3f|%#v", [1.0, 2.0, 1.5], "1.00000|2.000|1.5"),
+        ("%+d|% d|%x|%O", [5, 5, -255, 8], "+5| 5|-ff|0o10"),
+        ("%6.2f|%-6d|%06d", [3.14159, 7, -7], "  3.14|7     |-00007"),
+        ("%[2]v %[1]v|%[9]v", [1, "b"], "b 1|%!v(BADINDEX)"),
+        ("%[2]v %d", [1, "b", 3], "b 3"),
+        ("%[1]v %d", [1, 2, 3], "1 2"),
+        ("%d %s", ["x"], "%!d(string=x) %!s(MISSING)"),
+        ("%", [], "%!(NOVERB)"),
+        ("%T %T", [None, 1.5], "<nil> float64"),
+    ],
+)
+def test_printf(template: str, args: list[object], text: str) -> None:
+    """Go's verbs and flags, and what it writes for mistakes."""
+    assert sprintf(template, args) == text
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -15,7 +15,7 @@ from vllama.prompts.gotemplate.interpreter import MAX_STEPS, Program
 from vllama.prompts.gotemplate.nodes import Action, Command, Field, NodeList, Pipe
 from vllama.prompts.gotemplate.parser import parse_trees
 from vllama.prompts.gotemplate.printing import MAX_OUTPUT, too_long
-from vllama.prompts.gotemplate.quoting import to_bytes
+from vllama.prompts.gotemplate.quoting import clean
 from vllama.prompts.gotemplate.variables import variables
 from vllama.prompts.messages import Message, Tool
 
@@ -91,7 +91,7 @@ class GoTemplate:
         steps = MAX_STEPS + _STEPS_PER_MESSAGE * len(values.messages)
         if values.prompt and values.suffix:
             data = {"Prompt": values.prompt, "Suffix": values.suffix, **common}
-            return _clean(self._program.execute(data, steps)[0])
+            return clean(self._program.execute(data, steps)[0])
         if "messages" in self.vars:
             data = {
                 "System": system,
@@ -99,8 +99,8 @@ class GoTemplate:
                 "Tools": tools_value(values.tools, given=values.tools_given),
                 **common,
             }
-            return _clean(self._program.execute(data, steps)[0])
-        return _clean(self._execute_turns(messages, common, steps))
+            return clean(self._program.execute(data, steps)[0])
+        return clean(self._execute_turns(messages, common, steps))
 
     def execute_raw(self, data: Any) -> str:
         """The output for any decoded JSON as dot. Bytes that are not UTF-8 stand as lone surrogates."""
@@ -143,13 +143,6 @@ class GoTemplate:
 
 def _compile(text: str, trees: Mapping[str, NodeList]) -> Program:
     return Program(text, trees, OLLAMA_FUNCTIONS, zero=True)
-
-
-def _clean(text: str) -> str:
-    """The text with U+FFFD for bytes that are not UTF-8 (a template may slice through a character)."""
-    if text.isascii():
-        return text
-    return to_bytes(text).decode("utf-8", "replace")
 
 
 def collate(messages: tuple[Message, ...]) -> tuple[str, tuple[Message, ...]]:

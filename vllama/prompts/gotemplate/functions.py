@@ -245,8 +245,8 @@ def _html(args: Sequence[Value]) -> str:
 def _js_char(char: str) -> str:
     if char in _JS:
         return _JS[char]
-    if 0xDC80 <= ord(char) <= 0xDCFF:
-        return "\\uFFFD"  # a byte that is not UTF-8
+    if "\udc80" <= char <= "\udcff":
+        return char  # a byte that is not UTF-8
     if char < " " or (char > "\x7f" and not char.isprintable()):
         return f"\\u{ord(char):04X}"
     return char

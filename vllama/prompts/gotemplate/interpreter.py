@@ -36,7 +36,7 @@ from vllama.prompts.gotemplate.nodes import (
     With,
 )
 from vllama.prompts.gotemplate.printing import MAX_OUTPUT, sprint, too_long
-from vllama.prompts.gotemplate.quoting import quote
+from vllama.prompts.gotemplate.quoting import clean, quote
 from vllama.prompts.gotemplate.values import (
     Byte,
     Held,
@@ -88,10 +88,11 @@ class Run:
 
     def error(self, message: str) -> TemplateError:
         """An error at the node that is being evaluated."""
-        if self.node is None:
-            return TemplateError(f"template: {self.name}: {message}")
-        where = location(self.program.text, self.node.pos)
-        return TemplateError(f"template: {where}: executing {quote(self.name)} at <{self.node}>: {message}")
+        place = self.name
+        if self.node is not None:
+            where = location(self.program.text, self.node.pos)
+            place = f"{where}: executing {quote(self.name)} at <{self.node}>"
+        return TemplateError(clean(f"template: {place}: {message}"))
 
     def spend(self, steps: int) -> None:
         """Takes steps from the budget."""

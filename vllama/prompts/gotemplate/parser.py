@@ -32,7 +32,7 @@ from vllama.prompts.gotemplate.nodes import (
     With,
 )
 from vllama.prompts.gotemplate.numbers import parse_number
-from vllama.prompts.gotemplate.quoting import quote, unquote
+from vllama.prompts.gotemplate.quoting import clean, quote, unquote
 
 MAX_DEPTH = 100
 """Blocks or parentheses within each other. Go allows 10000; no template that means well comes near."""
@@ -132,7 +132,7 @@ class _Parser:
         return 0 if token is None else self.source.text.count("\n", 0, token.pos) + 1
 
     def fail(self, message: str) -> TemplateError:
-        return TemplateError(f"template: :{self.line(self.last)}: {message}")
+        return TemplateError(clean(f"template: :{self.line(self.last)}: {message}"))
 
     def unexpected(self, token: Token, context: str) -> TemplateError:
         if token.kind is Kind.ERROR:

@@ -301,6 +301,8 @@ class _Printer:
         if flags.space and text[0] == "+" and not flags.plus:
             text = " " + text[1:]
         finite = not (math.isinf(value) or math.isnan(value))
+        if flags.sharp and verb != "b" and finite:
+            text = _with_point(text, verb, precision)
         if flags.plus or text[0] != "+":
             if flags.zero and not flags.minus and flags.width is not None and len(text) < flags.width and finite:
                 text = text[0] + text[1:].rjust(flags.width - 1, "0")
@@ -376,7 +378,7 @@ class _Printer:
             directive = _Directive(template, percent + 1, number, args)
             flags = self._flags = directive.flags
             pos, number = directive.pos, directive.number
-            reordered = directive.reordered
+            reordered = reordered or directive.reordered
             for mistake in directive.mistakes:
                 self.write(mistake)
             verb = directive.verb
@@ -527,6 +529,24 @@ def format_float(value: float, verb: str, precision: int | None) -> str:
         text = _scientific(*_shortest(value))
         text = text.upper() if verb == "E" else text
     return text
+
+
+def _with_point(text: str, verb: str, precision: int | None) -> str:
+    """A number (with its sign) under the flag #: it has a decimal point, and keeps zeros at its end."""
+    mark = next((c for c in text if c in ("pP" if verb in "xX" else "eEpP")), "")
+    body, _, exponent = text.partition(mark) if mark else (text, "", "")
+    missing = 0
+    if verb in "gGx":
+        missing = 6 if precision is None else precision
+        significant = body[1:].replace(".", "").lstrip("0")
+        if verb == "x":
+            significant = body[1:].replace(".", "").removeprefix("0")
+        missing -= len(significant)
+    if "." not in body:
+        if body[1:] == "0":
+            missing -= 1
+        body += "."
+    return body + "0" * missing + mark + exponent
 
 
 def _shortest(value: float) -> tuple[str, str, int]:

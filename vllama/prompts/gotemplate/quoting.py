@@ -27,6 +27,11 @@ def from_bytes(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
+def clean(text: str) -> str:
+    """The text with U+FFFD for bytes that are not UTF-8: such as may leave this package."""
+    return text if text.isascii() else to_bytes(text).decode("utf-8", "replace")
+
+
 def quote(text: str, mark: str = '"', *, ascii_only: bool = False) -> str:
     """The text as a Go constant (strconv.Quote; `mark` "'" for characters; `ascii_only` = QuoteToASCII)."""
     parts = [mark]
