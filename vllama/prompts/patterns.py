@@ -1,0 +1,244 @@
+"""Regular expressions of JSON schemas (`pattern`) as GBNF for the inside of a JSON string.
+
+The part of ECMAScript's syntax that schemas use: literals, `.`, classes, \\d \\w \\s and their opposites, groups,
+alternatives, greedy and lazy quantifiers, and ^ and $ at the ends. No look-around, back-references, word boundaries
+or properties.
+"""
+
+from __future__ import annotations
+
+from vllama.prompts.gbnf import class_member, literal
+
+MAX_REPEAT = 2000
+MAX_COST = 20_000
+MAX_DEPTH = 50
+
+_CLASSES = {"d": "0-9", "w": "a-zA-Z0-9_", "s": r" \xA0"}
+_CONTROLS = {"t": "\t", "n": "\n", "r": "\r", "f": "\f", "b": "\b"}
+_SPECIAL = set("^$\\.*+?()[]{}|")
+# What may not stand in a JSON string as it is (U+007F may, but models are kept from it).
+_NEVER = r"\"\\\x00-\x1F\x7F"
+_ESCAPED = (*range(0x20), 0x22, 0x5C, 0x7F)
+_SPACES = "\t\n\f\r"
+_ANY = rf'([^{_NEVER}] | "\\" ["\\/])'
+
+
+class PatternError(ValueError):
+    """The pattern is wrong, or is beyond what this converter does; the text says what."""
+
+
+def pattern_grammar(pattern: str) -> tuple[str, int]:
+    """GBNF for the text between the quotes of a JSON string that the pattern matches, and its cost in elements.
+
+    As in JSON Schema, a pattern without ^ or $ matches anywhere. Refers to the rule `char`. Raises `PatternError`.
+    """
+    return _Pattern(pattern).convert()
+
+
+class _Pattern:
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+        self._end = len(text)
+        self._depth = 0
+        self._branches = 1
+
+    def convert(self) -> tuple[str, int]:
+        begins = self._text.startswith("^")
+        body = self._text[:-1]
+        ends = self._text.endswith("$") and (len(body) - len(body.rstrip("\\"))) % 2 == 0
+        self._at = int(begins)
+        self._end = len(self._text) - int(ends)
+        text, cost, _ = self._alternatives()
+        if self._at < self._end:
+            raise PatternError("a ) without its (")
+        if (begins or ends) and self._branches > 1:
+            # An anchor belongs to its alternative only.
+            raise PatternError("^ or $ beside alternatives without a group")
+        return ("" if begins else "char* ") + f"({text})" + ("" if ends else " char*"), cost
+
+    def _peek(self) -> str:
+        return self._text[self._at] if self._at < self._end else ""
+
+    def _next(self) -> str:
+        char = self._peek()
+        if not char:
+            raise PatternError("it ends too early")
+        self._at += 1
+        return char
+
+    def _alternatives(self) -> tuple[str, int, bool]:
+        """(GBNF, cost, whether it can match nothing)"""
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise PatternError("groups are nested too deeply")
+        branches = [self._sequence()]
+        while self._peek() == "|":
+            self._at += 1
+            branches.append(self._sequence())
+        self._depth -= 1
+        if self._depth == 0:
+            self._branches = len(branches)
+        cost = sum(cost for _, cost, _ in branches)
+        return " | ".join(text for text, _, _ in branches), cost, any(empty for _, _, empty in branches)
+
+    def _sequence(self) -> tuple[str, int, bool]:
+        parts: list[str] = []
+        cost = 0
+        empty = True
+        while self._peek() not in ("", "|", ")"):
+            atom, weight, blank = self._atom()
+            suffix, times, least = self._quantifier()
+            if blank and suffix not in ("", "?"):
+                # Engines take that for a rule that begins with itself.
+                raise PatternError("it repeats something that can be empty")
+            parts.append(atom + suffix)
+            cost += weight * times
+            empty = empty and (blank or least == 0)
+            if cost > MAX_COST:
+                raise PatternError("it repeats too much")
+        return " ".join(parts) or '""', cost, empty
+
+    def _quantifier(self) -> tuple[str, int, int]:
+        """(GBNF, times that it is unrolled, lowest count)"""
+        char = self._peek()
+        if char and char in "*+?":
+            self._at += 1
+            suffix, times, least = char, 1, int(char == "+")
+        elif char == "{":
+            suffix, times, least = self._braces()
+        else:
+            return "", 1, 1
+        if self._peek() == "?":
+            self._at += 1
+        if self._peek() and self._peek() in "*+{":
+            raise PatternError("one quantifier after another")
+        return suffix, times, least
+
+    def _braces(self) -> tuple[str, int, int]:
+        end = self._text.find("}", self._at, self._end)
+        low, comma, high = self._text[self._at + 1 : end].partition(",")
+        if end < 0 or not low.isdecimal() or (high and not high.isdecimal()) or len(low) > 9 or len(high) > 9:
+            raise PatternError("a { that is no quantifier")
+        self._at = end + 1
+        most = int(high) if high else int(low)
+        if most < int(low):
+            raise PatternError("a quantifier with its bounds the wrong way round")
+        if most > MAX_REPEAT:
+            raise PatternError(f"more than {MAX_REPEAT} repetitions")
+        return f"{{{int(low)}{',' if comma else ''}{int(high) if high else ''}}}", max(most, 1), int(low)
+
+    def _atom(self) -> tuple[str, int, bool]:
+        char = self._next()
+        if char == "(":
+            return self._group()
+        if char == "[":
+            return self._class(), 1, False
+        if char == ".":
+            return _ANY, 1, False
+        if char == "\\":
+            return self._escape(), 1, False
+        if char in _SPECIAL:
+            raise PatternError(f"{char} at a place where it cannot be used")
+        return _character(char), 1, False
+
+    def _group(self) -> tuple[str, int, bool]:
+        if self._peek() == "?":
+            self._at += 1
+            if self._next() != ":":
+                raise PatternError("look-around and named groups")
+        text, cost, empty = self._alternatives()
+        if self._next() != ")":
+            raise PatternError("a ( that is not closed")
+        return f"({text})", cost, empty
+
+    def _escape(self) -> str:
+        char = self._next()
+        if char == "s":
+            return r'([ \xA0] | "\\" [tnfr])'
+        if char in _CLASSES:
+            return f"[{_CLASSES[char]}]"
+        if char.lower() in _CLASSES:
+            return f"[^{_CLASSES[char.lower()]}{_NEVER}]"
+        return _character(self._escaped(char))
+
+    def _escaped(self, char: str) -> str:
+        """The one character that an escape stands for."""
+        if char in _CONTROLS and char != "b":
+            return _CONTROLS[char]
+        if char in ("x", "u"):
+            digits = self._text[self._at : self._at + (2 if char == "x" else 4)]
+            try:
+                code = int(digits, 16)
+            except ValueError:
+                raise PatternError(f"\\{char} without digits") from None
+            if 0xD800 <= code < 0xE000 or len(digits) != (2 if char == "x" else 4):
+                raise PatternError(f"\\{char}{digits}")
+            self._at += len(digits)
+            return chr(code)
+        if char.isalnum():
+            raise PatternError(f"\\{char}")
+        return char
+
+    def _class(self) -> str:
+        negated = self._peek() == "^"
+        self._at += int(negated)
+        members: list[str] = []
+        quoted: set[str] = set()
+        while (char := self._next()) != "]":
+            if char == "\\" and self._peek() in _CLASSES:
+                name = self._next()
+                members.append(_CLASSES[name])
+                quoted.update(_SPACES if name == "s" else "")
+                continue
+            first = self._member(char)
+            last = first
+            if self._peek() == "-" and self._text[self._at + 1 : self._at + 2] != "]":
+                self._at += 1
+                last = self._member(self._next())
+                if last < first:
+                    raise PatternError(f"the range {first}-{last}")
+            members += _ranges(first, last, quoted)
+        if negated:
+            return "[^" + "".join(members) + _NEVER + "]"
+        options = ["[" + "".join(members) + "]"] if members else []
+        options += [_character(char) for char in sorted(quoted)]
+        if not options:
+            raise PatternError("an empty class")
+        return options[0] if len(options) == 1 else "(" + " | ".join(options) + ")"
+
+    def _member(self, char: str) -> str:
+        if char != "\\":
+            return char
+        escape = self._next()
+        return "\b" if escape == "b" else self._escaped(escape)
+
+
+def _ranges(first: str, last: str, quoted: set[str]) -> list[str]:
+    """The class members for a range, without what JSON must escape: that goes to `quoted`."""
+    members = []
+    low, high = ord(first), ord(last)
+    for special in _ESCAPED:
+        if low <= special <= high:
+            quoted.add(chr(special))
+            if low < special:
+                members.append(_range(low, special - 1))
+            low = special + 1
+    if low <= high:
+        members.append(_range(low, high))
+    return members
+
+
+def _range(low: int, high: int) -> str:
+    first = class_member(chr(low))
+    return first if low == high else f"{first}-{class_member(chr(high))}"
+
+
+def _character(char: str) -> str:
+    """One character of the string's value, as JSON writes it."""
+    if char in '"\\':
+        return literal("\\" + char)
+    short = next((letter for letter, control in _CONTROLS.items() if control == char), None)
+    if short is not None:
+        return literal("\\" + short)
+    return literal(f"\\u{ord(char):04x}") if ord(char) < 0x20 or ord(char) == 0x7F else literal(char)
