@@ -8,7 +8,8 @@ import math
 import re
 from typing import Any
 
-from vllama.prompts.gotemplate.printing import MAX_OUTPUT, format_float, too_long
+from vllama.prompts.gotemplate.floats import format_float
+from vllama.prompts.gotemplate.printing import MAX_OUTPUT, too_long
 from vllama.prompts.gotemplate.values import Held, Map, NilPointer, Slice, Struct, Value, unheld
 
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
