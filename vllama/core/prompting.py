@@ -69,7 +69,8 @@ def template_values(
         prompt=prompt,
         suffix=suffix,
         think=think is not None and think.enabled,
-        think_level=think.level if think is not None else "",
+        # Ollama hands templates a level even where the client named none.
+        think_level=(think.level or "medium") if think is not None and think.enabled else "",
         is_think_set=think is not None,
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vllama.api.bodies import CreateBody
@@ -12,10 +11,10 @@ from vllama.api.envelopes import ollama, ollama_stream, send_error
 from vllama.api.http import END, JSON, NDJSON, Endpoint, Receive, Scope, Send, dumps, read_body, send_json, start_stream
 from vllama.api.ollama.chat import parsed
 from vllama.api.read import read_create
+from vllama.core.creating import create_model
 from vllama.errors import VllamaError
-from vllama.models.create import CreateRequest, CreateTools, Status, create
+from vllama.models.create import CreateRequest, Status
 from vllama.models.names import Name
-from vllama.prompts.gotemplate import parse as parse_template
 
 if TYPE_CHECKING:
     from vllama.core.service import Service
@@ -31,13 +30,9 @@ def create_endpoint(service: Service) -> Endpoint:
     The work goes on when the client goes away: half a model would help nobody.
     """
 
-    def begin(body: CreateBody) -> Iterator[Status]:
-        tools = CreateTools(check_template=_check_template, prune=not service.settings.noprune)
-        return create(_request(body), service.library, tools)
-
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
         body = await parsed(read_create, await read_body(scope, receive))
-        steps = begin(body)
+        steps = create_model(_request(body), service.library, service.settings)
         stream = body.stream is not False
         started = False
         last: Status = {}
@@ -71,10 +66,6 @@ def create_endpoint(service: Service) -> Endpoint:
 
 async def _line(send: Send, status: Status) -> None:
     await send({"type": "http.response.body", "body": dumps(status) + b"\n", "more_body": True})
-
-
-def _check_template(text: str) -> None:
-    parse_template(text)
 
 
 def _request(body: CreateBody) -> CreateRequest:
