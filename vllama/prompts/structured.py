@@ -358,14 +358,14 @@ class _Builder:
 
     def _repeat(self, item: str, low: int, high: int | None, first: bool) -> str:
         """From `low` to `high` items; `first` says that no item stands in front of them."""
-        if not first:
-            self._spend(max(low, high or 1))
-            return f'("," ws {item}){{{low},{"" if high is None else high}}}'
         if high == 0:
             return '""'
         self._spend(max(low, high or 1))
-        more = f'("," ws {item}){{{max(low - 1, 0)},{"" if high is None else high - 1}}}'
-        return f"{item} {more}" if low else f"({item} {more})?"
+        more = self._rule(f'"," ws {item}')
+        if not first:
+            return f"{more}{{{low},{'' if high is None else high}}}"
+        rest = f"{item} {more}{{{max(low - 1, 0)},{'' if high is None else high - 1}}}"
+        return rest if low else f"({rest})?"
 
     def _string(self, schema: Mapping[str, Any], at: str) -> str:
         low = _count(schema, "minLength", at)
