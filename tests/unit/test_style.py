@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllama.prompts.style import capabilities, choose
+from vllama.prompts.style import capabilities
 
 GO_TOOLS = "{{ range .Messages }}{{ .Content }}{{ end }}{{ range .Tools }}{{ . }}{{ end }}"
 GO_THINKING = "{{ range .Messages }}{{ if .Thinking }}<think>{{ .Thinking }}</think>{{ end }}{{ .Content }}{{ end }}"
@@ -37,19 +37,3 @@ JINJA_THINKING = "{% if enable_thinking is defined %}<think>{% endif %}"
 )
 def test_capabilities(go: str | None, jinja: str | None, expected: set[str]) -> None:
     assert capabilities(go, jinja) == expected
-
-
-@pytest.mark.parametrize(
-    ("go", "jinja", "expected"),
-    [
-        (None, None, "none"),
-        ("{{ .Prompt }}", None, "go"),
-        (None, "{{ messages }}", "jinja"),
-        ("{{ .Prompt }}", "{{ messages }}", "go"),
-        ("{{ .Prompt }}", JINJA_TOOLS, "jinja"),
-        (GO_TOOLS, JINJA_TOOLS, "go"),
-        (GO_TOOLS, JINJA_TOOLS + JINJA_THINKING, "jinja"),
-    ],
-)
-def test_the_go_template_is_used_unless_the_other_can_more(go: str | None, jinja: str | None, expected: str) -> None:
-    assert choose(go, jinja) == expected

@@ -1,10 +1,9 @@
-"""What a model's templates can do, and which of the two to use."""
+"""What a model's templates can do."""
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Literal
 
 from vllama.errors import TemplateError
 from vllama.prompts.gotemplate import parse
@@ -23,15 +22,6 @@ def capabilities(go_template: str | None, jinja_template: str | None) -> frozens
     can be read from it; a Jinja template is judged by its words. A Go template that does not parse can do nothing.
     """
     return _go(go_template) | _jinja(jinja_template)
-
-
-def choose(go_template: str | None, jinja_template: str | None) -> Literal["go", "jinja", "none"]:
-    """The template to render chats with: the Go one, unless the Jinja one does tools or thinking and it does not."""
-    if not jinja_template:
-        return "go" if go_template else "none"
-    if not go_template or _jinja(jinja_template) - _go(go_template):
-        return "jinja"
-    return "go"
 
 
 def _go(text: str | None) -> frozenset[str]:
