@@ -396,6 +396,22 @@ def test_config_prints_value_and_source(
     assert "OLLAMA_HOST" in capsys.readouterr().out
 
 
+def test_doctor(fake: Fake, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("VLLAMA_ENGINE", "scripted")
+    assert vllama("doctor", "--json") == 0
+    findings = {(f["area"], f["name"]): f for f in json.loads(capsys.readouterr().out)["findings"]}
+    assert findings["Port", fake.address]["text"].startswith("in use by vLLama 9.9.9")
+    assert findings["Engines", "scripted"]["verdict"] == "ok"
+    assert "VLLAMA_ENGINE" in findings["Settings", "engine"]["text"]
+    fake.headers.clear()
+    assert vllama("doctor") == 0
+    assert "is in use by Ollama 0.33.0" in capsys.readouterr().out
+    monkeypatch.setenv("VLLAMA_ENGINE", "nosuch")
+    assert vllama("doctor") == 1
+    assert "unknown engine 'nosuch'" in capsys.readouterr().out
+
+
 # -- ports ------------------------------------------------------------------------------------------------
 
 

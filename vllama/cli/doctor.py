@@ -83,7 +83,14 @@ def _models(settings: Settings) -> list[Finding]:
     found = []
     for model in models:
         origin = {"store": str(settings.models_dir), "package": "an installed package"}.get(model.origin, model.origin)
-        found.append(Finding("Models", "ok", model.name.shortest, f"{humanize.size(model.size)}, from {origin}"))
+        text = f"{humanize.size(model.size)}, from {origin}"
+        verdict: Verdict = "ok"
+        try:
+            if model.gguf is not None:
+                _ = model.metadata
+        except (VllamaError, OSError) as error:
+            verdict, text = "bad", f"{text}: {error}"
+        found.append(Finding("Models", verdict, model.name.shortest, text))
     if not found:
         found.append(Finding("Models", "note", "none", f"nothing in {settings.models_dir} or in installed packages"))
     return found
@@ -99,7 +106,7 @@ def _port(settings: Settings) -> list[Finding]:
         who = ports.occupant(host)
         if who.startswith("vLLama"):
             return [Finding("Port", "ok", host.netloc, f"in use by {who}")]
-        return [Finding("Port", "bad", host.netloc, error.text)]
+        return [Finding("Port", "note", host.netloc, error.text)]
     return [Finding("Port", "ok", host.netloc, "free")]
 
 

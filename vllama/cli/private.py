@@ -32,8 +32,9 @@ def private_server(flags: tuple[str, ...] = (), *, debug: bool = False) -> Itera
     """
     with socket.create_server(("127.0.0.1", 0)) as sock, tempfile.TemporaryFile() as log:
         host = Host(port=sock.getsockname()[1])
-        command = [sys.executable, "-m", "vllama", "serve", "--fd", str(sock.fileno()), "--until-eof"]
-        command += ["--host", host.netloc, "--set", "shutdown_grace=0", *flags]
+        # -P: a directory "vllama" where the user happens to be is not the package.
+        command = [sys.executable, "-P", "-m", "vllama", "serve", "--fd", str(sock.fileno()), "--until-eof"]
+        command += ["--host", host.netloc, "--set", "shutdown_grace=0", "--set", "preload=", *flags]
         child = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -21,7 +21,7 @@ import uvicorn
 from vllama import __version__
 from vllama.cli import ports
 from vllama.config import Settings
-from vllama.errors import ConfigError, VllamaError
+from vllama.errors import ConfigError, ServerError, VllamaError
 from vllama.goduration import NS_PER_SECOND
 
 if TYPE_CHECKING:
@@ -111,8 +111,12 @@ class Server(uvicorn.Server):
         try:
             for name in self.settings.preload:
                 await self.service.preload(name)
-        except VllamaError as error:
-            self.failure = error
+        except Exception as error:
+            if not isinstance(error, VllamaError):
+                log.exception("loading at the start failed")
+            self.failure = (
+                error if isinstance(error, VllamaError) else ServerError(f"the server did not start: {error}")
+            )
             self.should_exit = True
             return
         url = self.settings.host.url if self.settings.host.name else f"port {self.settings.host.port} of every address"
