@@ -52,7 +52,13 @@ def test_errors(server: Server, path: str, body: bytes, status: int | None, erro
 
 
 def test_prompt_longer_than_the_context(server: Server) -> None:
-    body = {"model": MODEL, "prompt": "word " * 600, "raw": True, "stream": False, "options": {"num_predict": 2, "num_ctx": 256}}
+    body = {
+        "model": MODEL,
+        "prompt": "word " * 600,
+        "raw": True,
+        "stream": False,
+        "options": {"num_predict": 2, "num_ctx": 256},
+    }
     cut = httpx.post(f"{server.url}/api/generate", json=body, timeout=60)
     assert cut.status_code == 200
     assert cut.json()["prompt_eval_count"] < 256

@@ -62,7 +62,9 @@ def test_disconnect_while_not_streaming_frees_the_sequence(own_server: Server) -
     body = json.dumps(LONG | {"stream": False}).encode()
     port = int(own_server.url.rsplit(":", 1)[1])
     with socket.create_connection(("127.0.0.1", port)) as sock:
-        sock.sendall(b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        sock.sendall(
+            b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        )
         wait_until(lambda: stats(own_server)["active"] == 1, "the generation to begin")
     wait_until(lambda: stats(own_server)["active"] == 0, "the sequence to be freed")
 

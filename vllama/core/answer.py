@@ -17,7 +17,8 @@ from vllama.prompts.thinking import ThinkingParser
 from vllama.prompts.tools import ToolParser
 
 NO_DELTA = Delta()
-ContextMaker = Callable[[Finished], Awaitable[tuple[int, ...]]]
+ContextMaker = Callable[[Finished, bool], Awaitable[tuple[int, ...]]]
+"""Takes the end and whether the prompt had been cut; gives the ids of the whole prompt and the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class Answer:
                 calls = self._numbered(found)
             content += self._tools.content()
         rest = Delta(content, thinking, calls) if content or thinking or calls else NO_DELTA
-        context = await self._context(event) if self._context is not None else None
+        context = await self._context(event, self.truncated_tokens > 0) if self._context is not None else None
         return Done(
             reason="length" if event.reason == "length" else "stop",
             total_ns=time.monotonic_ns() - self._began,

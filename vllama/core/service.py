@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from vllama.config import Settings
-from vllama.core.answer import Answer, Instant
+from vllama.core.answer import Answer, ContextMaker, Instant
 from vllama.core.options import Options, merge_options
 from vllama.core.prompting import Prompter, Prompting, template_values
 from vllama.core.replies import Reply
@@ -34,6 +34,7 @@ from vllama.errors import (
     ServerError,
     VllamaError,
 )
+from vllama.goquote import quote
 from vllama.models.library import Library
 from vllama.models.model import Model
 from vllama.models.names import Name
@@ -363,7 +364,7 @@ class Service:
         tools: ToolParser | None = None,
         quiet: bool = True,
         want_ids: bool = False,
-        context: Callable[[Finished], Any] | None = None,
+        context: ContextMaker | None = None,
         constrain_after: str = "",
     ) -> Reply:
         options = job.options
@@ -482,11 +483,9 @@ async def _fits(engine: Engine, prompt: str, limit: int) -> bool:
     return len(await engine.tokenize(prompt)) <= limit
 
 
-async def _context(engine: Engine, prompt: str, finished: Finished) -> tuple[int, ...]:
+async def _context(engine: Engine, prompt: str, finished: Finished, cut: bool) -> tuple[int, ...]:
     """Ids of the whole prompt and the answer; asks the tokenizer again only when the prompt had been cut."""
-    ids = finished.prompt_ids
-    if not ids or len(ids) != finished.prompt_tokens:
-        ids = tuple(await engine.tokenize(prompt))
+    ids = tuple(await engine.tokenize(prompt)) if cut else finished.prompt_ids
     return ids + finished.output_ids
 
 
@@ -499,5 +498,4 @@ def _constraint(wanted: Any) -> Constraint | None:
         return Constraint(json_grammar())
     if isinstance(wanted, dict):
         return Constraint(schema_grammar(wanted))
-    shown = wanted if isinstance(wanted, str) else repr(wanted)
-    raise RequestError(f'invalid format: "{shown}"; expected "json" or a valid JSON Schema object')
+    raise RequestError(f'invalid format: {quote(str(wanted))}; expected "json" or a valid JSON Schema object')
