@@ -12,11 +12,13 @@ from typing import Literal
 from vllama.core.replies import Delta, Done
 from vllama.core.residency import Lease
 from vllama.engines.base import Event, Finished, Text
+from vllama.errors import BusyError, ServerError
 from vllama.prompts.messages import ToolCall
 from vllama.prompts.thinking import ThinkingParser
 from vllama.prompts.tools import ToolParser
 
 NO_DELTA = Delta()
+GOING_DOWN = "the server is shutting down"
 ContextMaker = Callable[[Finished, bool], Awaitable[tuple[int, ...]]]
 """Takes the end and whether the prompt had been cut; gives the ids of the whole prompt and the answer."""
 
@@ -58,7 +60,7 @@ class Answer:
         tools: ToolParser | None = None,
         quiet: bool = True,
         context: ContextMaker | None = None,
-        ended: Callable[[Answer], None] | None = None,
+        draining: Callable[[], bool] | None = None,
         prompt_tokens: int = 0,
         cached_tokens: int = 0,
         truncated_tokens: int = 0,
@@ -71,7 +73,7 @@ class Answer:
         self._tools = tools
         self._quiet = quiet
         self._context = context
-        self._ended = ended
+        self._draining = draining
         self._closed = False
         self._calls = 0
         self.prompt_tokens = prompt_tokens
@@ -92,6 +94,11 @@ class Answer:
                         yield delta
                 elif type(event) is Finished:
                     yield await self._done(event)
+        except ServerError:
+            # What breaks because the server goes down shall not look like a crash.
+            if self._draining is not None and self._draining():
+                raise BusyError(GOING_DOWN) from None
+            raise
         finally:
             await self.aclose()
 
@@ -150,8 +157,6 @@ class Answer:
                 await close()
         finally:
             self._lease.release()
-            if self._ended is not None:
-                self._ended(self)
 
 
 _ID_ALPHABET = string.ascii_lowercase + string.digits

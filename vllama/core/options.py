@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from vllama.engines.base import Sampling
@@ -84,7 +84,7 @@ def merge_options(model_params: Mapping[str, Any], request_options: Mapping[str,
                 _log.warning("invalid option provided: %s", quote(name))
             elif value is not None:
                 changes[name] = read(name, value)
-    return replace(DEFAULTS, **changes) if changes else DEFAULTS
+    return Options(**changes) if changes else DEFAULTS
 
 
 def _integer(name: str, value: Any) -> int:

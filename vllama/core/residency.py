@@ -135,9 +135,6 @@ class Residency:
         resident.num_ctx = options.num_ctx
         if keep_alive is not None:
             resident.keep_alive = keep_alive
-        if resident.timer is not None:
-            resident.timer.cancel()
-            resident.timer = None
         return Lease(self, resident, engine)
 
     async def _load_and_lease(
@@ -267,13 +264,17 @@ class Residency:
             self._arm(resident)
 
     def _arm(self, resident: Resident) -> None:
+        """See that something looks at the deadline. A timer that is early stays: it will arm itself anew."""
         deadline = resident.deadline()
+        if deadline is None:
+            return
+        delay = min(max(0.0, deadline - time.monotonic()), MAX_TIMER_S)
+        loop = asyncio.get_running_loop()
         if resident.timer is not None:
+            if resident.timer.when() <= loop.time() + delay:
+                return
             resident.timer.cancel()
-            resident.timer = None
-        if deadline is not None:
-            delay = min(max(0.0, deadline - time.monotonic()), MAX_TIMER_S)
-            resident.timer = asyncio.get_running_loop().call_later(delay, self._expire, resident)
+        resident.timer = loop.call_later(delay, self._expire, resident)
 
     def _expire(self, resident: Resident) -> None:
         resident.timer = None

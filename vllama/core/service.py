@@ -10,20 +10,21 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from vllama.config import Settings
-from vllama.core.answer import Answer, ContextMaker, Instant
+from vllama.core.answer import GOING_DOWN, Answer, ContextMaker, Instant
+from vllama.core.conversation import history, tag_images, tail, turns
 from vllama.core.options import Options, merge_options
 from vllama.core.prompting import Prompter, Prompting, template_values
 from vllama.core.replies import Reply
 from vllama.core.requests import ChatRequest, GenerateRequest
 from vllama.core.residency import Lease, Residency
-from vllama.engines.base import Constraint, Engine, Event, Finished, Generation, LoadOptions, Started
+from vllama.engines.base import Constraint, Engine, Finished, Generation, LoadOptions, Started
 from vllama.engines.registry import EngineKind, choose
 from vllama.errors import (
     BusyError,
@@ -59,6 +60,7 @@ class _Job:
 
     engine: Engine
     options: Options
+    num_ctx: int
     prompt: str
     think: Think | None
     truncate: bool
@@ -81,7 +83,7 @@ class Service:
             max_queue=settings.max_queue,
             load_timeout=settings.load_timeout,
         )
-        self._answers: set[Answer] = set()
+        self._paths_allowed = settings.host.is_loopback
         self._draining = False
 
     def _choose(self, model: Model) -> EngineKind:
@@ -92,8 +94,8 @@ class Service:
 
     async def preload(self, name: str) -> None:
         """Load a model and keep it (`vllama serve --model`)."""
-        model = self.resolve(name)
-        lease, _ = await self._lease(model, {}, None)
+        model = self.resolve(name, allow_path=True)
+        lease, _, _ = await self._lease(model, {}, None)
         lease.release()
 
     async def drain(self, grace: float) -> None:
@@ -113,12 +115,18 @@ class Service:
         """True once the server is going down."""
         return self._draining
 
+    def _is_draining(self) -> bool:
+        return self._draining
+
     # -- names ---------------------------------------------------------------------------------------------
 
-    def resolve(self, name: str) -> Model:
-        """The model of that name. Raises `ModelNotFound` or `RequestError` with Ollama's text."""
+    def resolve(self, name: str, *, allow_path: bool = False) -> Model:
+        """The model of that name. Raises `ModelNotFound` or `RequestError` with Ollama's text.
+
+        A path to a file is a name where only this machine can ask, or with `allow_path`.
+        """
         try:
-            model = self.library.resolve(name, allow_path=self.settings.host.is_loopback)
+            model = self.library.resolve(name, allow_path=allow_path or self._paths_allowed)
         except ModelNotFound:
             if self.settings.engine != "scripted" or not Name.parse(name).valid:
                 raise
@@ -140,7 +148,7 @@ class Service:
         if request.raw and (request.template or request.system or request.context):
             raise RequestError("raw mode does not support template, system, or context")
         think = self._check(model, request.model, "generate", request.think, insert=bool(request.suffix))
-        lease, options = await self._lease(model, request.options, request.keep_alive)
+        lease, options, num_ctx = await self._lease(model, request.options, request.keep_alive)
         load_ns = time.monotonic_ns() - began
         try:
             if not request.prompt:
@@ -148,13 +156,14 @@ class Service:
                 return Instant("load")
             self._check_images(model, bool(request.images), request.debug_render_only)
             prompting = self.prompter.of(model, lease.engine.facts)
-            prompt = await self._generate_prompt(request, model, prompting, lease.engine, options, think)
+            prompt = await self._generate_prompt(request, model, prompting, lease.engine, num_ctx, think)
             if request.debug_render_only:
                 lease.release()
                 return Instant("render", prompt, len(request.images))
             job = _Job(
                 engine=lease.engine,
                 options=options,
+                num_ctx=num_ctx,
                 prompt=prompt,
                 think=think,
                 truncate=request.truncate is not False,
@@ -177,7 +186,7 @@ class Service:
         model: Model,
         prompting: Prompting,
         engine: Engine,
-        options: Options,
+        num_ctx: int,
         think: Think | None,
     ) -> str:
         if request.raw:
@@ -190,21 +199,13 @@ class Service:
             if request.suffix:
                 values = template_values(prompt=request.prompt, suffix=request.suffix, think=think)
             else:
-                values = template_values(messages=self._turns(request, model), think=think)
-            return prefix + go.execute(values)
-        messages = self._turns(request, model)
-        text = await self._fit(messages, (), prompting, engine, options, think, request.truncate is not False)
+                values = template_values(messages=turns(request, model), think=think)
+            # A template from a client may use up its whole budget: not on the event loop.
+            text = await asyncio.to_thread(go.execute, values) if request.template else go.execute(values)
+            return prefix + text
+        messages = turns(request, model)
+        text = await self._fit(messages, (), prompting, engine, num_ctx, think, request.truncate is not False)
         return prefix + text
-
-    def _turns(self, request: GenerateRequest, model: Model) -> tuple[Message, ...]:
-        messages: list[Message] = []
-        system = request.system or model.system
-        if system:
-            messages.append(Message("system", system))
-        if request.context is None:
-            messages.extend(Message(role, content) for role, content in model.messages)
-        messages.append(Message("user", request.prompt, images=request.images))
-        return tuple(messages)
 
     # -- chat ----------------------------------------------------------------------------------------------
 
@@ -218,7 +219,7 @@ class Service:
             await self.residency.unload(model)
             return Instant("unload")
         think = self._check(model, request.model, "chat", request.think, tools=bool(request.tools))
-        lease, options = await self._lease(model, request.options, request.keep_alive)
+        lease, options, num_ctx = await self._lease(model, request.options, request.keep_alive)
         load_ns = time.monotonic_ns() - began
         try:
             if not request.messages:
@@ -227,9 +228,9 @@ class Service:
             images = sum(len(m.images) for m in request.messages)
             self._check_images(model, images > 0, request.debug_render_only)
             prompting = self.prompter.of(model, lease.engine.facts)
-            messages = _history(request, model)
+            messages = history(request, model)
             prompt = await self._fit(
-                messages, request.tools, prompting, lease.engine, options, think, request.truncate is not False
+                messages, request.tools, prompting, lease.engine, num_ctx, think, request.truncate is not False
             )
             if request.debug_render_only:
                 lease.release()
@@ -237,6 +238,7 @@ class Service:
             job = _Job(
                 engine=lease.engine,
                 options=options,
+                num_ctx=num_ctx,
                 prompt=prompt,
                 think=think,
                 truncate=request.truncate is not False,
@@ -296,9 +298,9 @@ class Service:
 
     async def _lease(
         self, model: Model, request_options: dict[str, Any], keep_alive: int | None
-    ) -> tuple[Lease, Options]:
+    ) -> tuple[Lease, Options, int]:
         if self._draining:
-            raise BusyError("the server is shutting down")
+            raise BusyError(GOING_DOWN)
         options = merge_options(model.params, request_options)
         num_ctx = options.num_ctx or self.settings.context_length or DEFAULT_CONTEXT
         load = LoadOptions(
@@ -317,7 +319,7 @@ class Service:
         if train and num_ctx > train:
             log.warning("num_ctx %d: %s was trained for %d, using that", num_ctx, model.name.shortest, train)
             num_ctx = train
-        return lease, replace(options, num_ctx=num_ctx)
+        return lease, options, num_ctx
 
     async def _fit(
         self,
@@ -325,7 +327,7 @@ class Service:
         tools: tuple[Tool, ...],
         prompting: Prompting,
         engine: Engine,
-        options: Options,
+        num_ctx: int,
         think: Think | None,
         truncate: bool,
     ) -> str:
@@ -334,18 +336,18 @@ class Service:
         System messages and the last message always stay. A prompt of no more bytes than the context has tokens
         fits without asking the tokenizer, for a token is at least one byte.
         """
-        tagged = _tag_images(messages)
+        tagged = tag_images(messages)
         prompt = prompting.render(tagged, tools, think)
-        limit = options.num_ctx
+        limit = num_ctx
         if not truncate or len(messages) < 2 or await _fits(engine, prompt, limit):
             return prompt
         low, high = 1, len(tagged) - 1
-        best = prompting.render(_tail(messages, high), tools, think)
+        best = prompting.render(tail(messages, high), tools, think)
         dropped = high
         # Each dropped message makes the prompt shorter, so the first cut that fits is found by halving.
         while low < high:
             middle = (low + high) // 2
-            text = prompting.render(_tail(messages, middle), tools, think)
+            text = prompting.render(tail(messages, middle), tools, think)
             if await _fits(engine, text, limit):
                 best, dropped, high = text, middle, middle
             else:
@@ -375,7 +377,7 @@ class Service:
             generation = Generation(
                 prompt=job.prompt,
                 sampling=options.to_sampling(),
-                num_ctx=options.num_ctx,
+                num_ctx=job.num_ctx,
                 num_predict=options.num_predict,
                 num_keep=options.num_keep,
                 stop=options.stop,
@@ -385,7 +387,7 @@ class Service:
                 constraint=constraint,
                 want_ids=want_ids,
             )
-            events = self._told(lease.engine.generate(generation))
+            events = lease.engine.generate(generation)
             first = await anext(events)
         except StopAsyncIteration:
             raise ServerError("the engine ended without an answer") from None
@@ -393,12 +395,14 @@ class Service:
             failure = error
             if isinstance(error, PromptTooLong) and job.truncate:
                 failure = PromptTooLong(TOO_LONG, prompt_tokens=error.prompt_tokens, context=error.context)
+            elif isinstance(error, ServerError) and self._draining:
+                failure = BusyError(GOING_DOWN)
             failure.from_engine = True
             raise failure from None
         started = first if isinstance(first, Started) else Started(0, 0)
         if started.truncated_tokens:
-            log.warning("the prompt was cut by %d tokens to fit num_ctx %d", started.truncated_tokens, options.num_ctx)
-        answer = Answer(
+            log.warning("the prompt was cut by %d tokens to fit num_ctx %d", started.truncated_tokens, job.num_ctx)
+        return Answer(
             events,
             lease,
             began=began,
@@ -407,73 +411,11 @@ class Service:
             tools=tools,
             quiet=quiet,
             context=context,
-            ended=self._answers.discard,
+            draining=self._is_draining,
             prompt_tokens=started.prompt_tokens,
             cached_tokens=started.cached_tokens,
             truncated_tokens=started.truncated_tokens,
         )
-        self._answers.add(answer)
-        return answer
-
-    async def _told(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
-        """The engine's events; what breaks because the server goes down says that instead of "crashed"."""
-        try:
-            async for event in events:
-                yield event
-        except ServerError:
-            if self._draining:
-                raise BusyError("the server is shutting down") from None
-            raise
-        finally:
-            close = getattr(events, "aclose", None)
-            if close is not None:
-                await close()
-
-
-def _history(request: ChatRequest, model: Model) -> tuple[Message, ...]:
-    """The model's own messages before the request's; its SYSTEM unless the request begins with one."""
-    messages = tuple(Message(role, content) for role, content in model.messages) + request.messages
-    if request.messages[0].role != "system" and model.system:
-        messages = (Message("system", model.system), *messages)
-    if model.config.family == "qwen3" or model.name.model == "deepseek-r1":
-        messages = _without_thoughts(messages)
-    return messages
-
-
-def _without_thoughts(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Old answers of these families carry their thoughts in the text; there they only cost tokens."""
-    last_user = max((i for i, m in enumerate(messages) if m.role == "user"), default=-1)
-    cleaned = []
-    for i, message in enumerate(messages):
-        if message.role == "assistant" and i < last_user:
-            message = replace(message, content=ThinkingParser("<think>", "</think>").add(message.content)[1])
-        cleaned.append(message)
-    return tuple(cleaned)
-
-
-def _tail(messages: tuple[Message, ...], start: int) -> tuple[Message, ...]:
-    """Messages from `start` on, with the system messages of what is left out."""
-    kept = tuple(m for m in messages[:start] if m.role == "system")
-    return kept + _tag_images(messages[start:])
-
-
-def _tag_images(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Images become `[img-N]` in the text, where `[img]` stands or in front, numbered through the conversation."""
-    if not any(m.images for m in messages):
-        return messages
-    number = 0
-    tagged = []
-    for message in messages:
-        prefix, content = "", message.content
-        for _ in message.images:
-            tag = f"[img-{number}]"
-            number += 1
-            if "[img]" in content:
-                content = content.replace("[img]", tag, 1)
-            else:
-                prefix += tag
-        tagged.append(replace(message, content=prefix + content))
-    return tuple(tagged)
 
 
 async def _fits(engine: Engine, prompt: str, limit: int) -> bool:

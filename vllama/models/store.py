@@ -76,8 +76,10 @@ class Store:
             return None
         with self.lock:
             entry = self._entries.get(name.key)
-            path = entry.path if entry else self.manifest_path(name)
-            model = self._load(path, name)
+            # A name that is not in the store is asked for with every request for a package's model: no Path for it.
+            text = f"{self.manifests}/{name.filepath}"
+            path = entry.path if entry else Path(text) if os.path.exists(text) else None
+            model = self._load(path, name) if path else None
             if model is None and time.monotonic() - self._scanned_at > _RESCAN_AFTER:
                 self.scan()
                 entry = self._entries.get(name.key)
