@@ -31,9 +31,7 @@ def test_format(case: dict) -> None:
     assert format_duration(case["ns"]) == case["expected"]["string"]
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in CASES if c["kind"] == "json" and _decodes(c)], ids=lambda c: c["id"]
-)
+@pytest.mark.parametrize("case", [c for c in CASES if c["kind"] == "json" and _decodes(c)], ids=lambda c: c["id"])
 def test_json(case: dict) -> None:
     value = json.loads(case["json"])
     if "error" in case:

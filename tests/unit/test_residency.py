@@ -196,11 +196,16 @@ async def test_cancelling_a_waiter_does_not_cancel_the_load_of_others() -> None:
 async def test_a_dead_engine_is_replaced_and_crashes_are_budgeted() -> None:
     factory = Factory()
     rooms = residency(factory)
-    with pytest.raises(EngineCrashed, match="within a minute"):
-        for _ in range(10):
+    refused = None
+    while refused is None and len(factory.made) < 10:
+        try:
             lease = await rooms.acquire(model("a"), OPTIONS, None)
+        except EngineCrashed as error:
+            refused = error
+        else:
             await lease.engine.close()
             lease.release()
+    assert "within a minute" in str(refused)
     assert 2 < len(factory.made) <= 7
     await rooms.stop()
 

@@ -102,7 +102,7 @@ class Struct(GoType):
             self.add(key, kind)
 
     @property
-    def zero(self) -> dict[str, Any]:  # type: ignore[override]
+    def zero(self) -> dict[str, Any]:
         """A struct with nothing set."""
         return {}
 

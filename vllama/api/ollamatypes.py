@@ -117,7 +117,11 @@ class Duration(GoType):
                 return _unending(parse_duration(node))
             except ValueError as error:
                 raise DecodeError(str(error)) from None
-        go_name = {Object: "map[string]interface {}", Array: "[]interface {}"}.get(type(node), "bool")
+        go_name = "bool"
+        if isinstance(node, Object):
+            go_name = "map[string]interface {}"
+        elif isinstance(node, Array):
+            go_name = "[]interface {}"
         raise DecodeError(f"Unsupported type: '{go_name}'")
 
 

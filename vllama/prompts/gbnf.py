@@ -12,7 +12,7 @@ BASE_RULES = {
     "integer": '"-"? ("0" | [1-9] [0-9]{0,15})',
     "unsigned": '("0" | [1-9] [0-9]{0,15}) fraction? exponent?',
     "number": '"-"? unsigned',
-    "fraction": '"." [0-9]{1,16}',
+    "fraction": '"." [0-9]{1,24}',
     "exponent": "[eE] [+-]? [0-9]{1,3}",
     "boolean": '"true" | "false"',
     "null": '"null"',
