@@ -55,6 +55,6 @@ def tests_external(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Regenerate what is generated in docs/ and README.md, and check that every setting, route and flag is documented."""
+    """Regenerate what is generated in docs/ and README.md, and check that all is documented."""
     install(session, "demo,test,lint,bench")
     session.run("pytest", "tests/unit/test_docs.py", *session.posargs)
