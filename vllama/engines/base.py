@@ -17,7 +17,7 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen. Names, order and defaults are Ollama's (docs/sampling.md).
+    """How the next token is chosen. Names, order and defaults are Ollama's (docs/engines.md).
 
     `temperature` 0 means greedy. `top_k` 0 means all. `repeat_last_n` is a count of tokens, 0 off,
     -1 the whole context. `seed` None means a fresh random seed for this request.
