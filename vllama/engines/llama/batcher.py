@@ -10,8 +10,9 @@ from typing import Any
 
 from vllama.engines.llama import frames
 from vllama.engines.llama.bindings import Context, Model, Outcome
-from vllama.engines.llama.jobs import Job, RequestFault
+from vllama.engines.llama.jobs import Job
 from vllama.engines.llama.plan import Plan
+from vllama.engines.llama.prompt import RequestFault
 from vllama.engines.llama.scheduler import Limits, Scheduler
 from vllama.engines.llama.sequence import Sequence, State
 

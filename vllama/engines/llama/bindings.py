@@ -224,10 +224,10 @@ class Context:
         self._flash = {None: -1, False: 0, True: 1}[flash_attention]
         self._kv_type = _KV_TYPES[kv_type]
         self._create(cells)
-        self._tokens = (ctypes.c_int32 * batch)()
-        self._positions = (ctypes.c_int32 * batch)()
-        self._ids = (ctypes.c_int32 * batch)()
-        self._outputs = (ctypes.c_int8 * batch)()
+        self._tokens: Any = (ctypes.c_int32 * batch)()
+        self._positions: Any = (ctypes.c_int32 * batch)()
+        self._ids: Any = (ctypes.c_int32 * batch)()
+        self._outputs: Any = (ctypes.c_int8 * batch)()
         one = (ctypes.c_int32 * batch)(*([1] * batch))
         base = ctypes.addressof(self._ids)
         pointer = ctypes.POINTER(ctypes.c_int32)
@@ -393,7 +393,8 @@ class Grammar:
     __slots__ = ("_candidates", "_size", "pointer")
 
     def __init__(self, model: Model, gbnf: str) -> None:
-        self.pointer = lib.llama_sampler_init_grammar(model.vocab, gbnf.encode(), b"root")
+        # An empty text would give a sampler that allows everything.
+        self.pointer = lib.llama_sampler_init_grammar(model.vocab, gbnf.encode(), b"root") if gbnf.strip() else None
         if not self.pointer:
             raise ValueError("failed to parse grammar")
         self._size = model.vocab_size

@@ -39,6 +39,10 @@ MAX_LIVE = 128
 """llama.cpp numbers at most 256 sequences, and half of them are kept for prefix cache."""
 
 BATCH = 512
+"""Tokens in one step at most."""
+
+CELLS = 8192
+"""KV cells to begin with; doubled when running requests need more. `LoadOptions.extra` "kv_cells" overrides it."""
 
 CRASHED = (
     "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
@@ -258,11 +262,11 @@ class LlamaEngine:
             self._answers.pop(number, None)
 
     def _load_frame(self, path: str, threads: int) -> frames.Load:
-        options = self._options
+        options, extra = self._options, dict(self._options.extra)
         return frames.Load(
             path=path,
             adapters=[os.fspath(adapter) for adapter in self._source.adapters],
-            num_ctx=options.num_ctx,
+            cells=max(int(extra.get("kv_cells", CELLS)), options.num_ctx),
             live=min(options.num_parallel or LIVE, MAX_LIVE),
             batch=max(options.num_batch, 32) if options.num_batch > 0 else BATCH,
             gpu_layers=options.num_gpu,
@@ -271,7 +275,7 @@ class LlamaEngine:
             mmap=options.use_mmap,
             flash_attention=options.flash_attention,
             kv_cache_type=options.kv_cache_type or "f16",
-            debug=dict(options.extra).get("debug", "") not in ("", "0"),
+            debug=extra.get("debug", "") not in ("", "0"),
         )
 
 
@@ -345,7 +349,9 @@ def _facts(ready: frames.Ready) -> ModelFacts:
 
 
 def _logprobs(found: list[Any]) -> tuple[Logprob, ...]:
-    return tuple(Logprob(*one[:3], top=tuple(Logprob(*other) for other in one[3])) for one in found)
+    return tuple(
+        Logprob(token, value, raw, tuple(Logprob(*other) for other in top)) for token, value, raw, top in found
+    )
 
 
 def _error(kind: str, text: str, prompt_tokens: int, num_ctx: int) -> VllamaError:

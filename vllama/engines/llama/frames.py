@@ -29,7 +29,7 @@ class Load(Frame):
 
     path: str
     adapters: list[str]
-    num_ctx: int
+    cells: int
     live: int
     batch: int
     gpu_layers: int

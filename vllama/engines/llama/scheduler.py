@@ -79,13 +79,10 @@ class Scheduler:
 
     def plan(self) -> Plan | None:
         """The next step, or None when no sequence can make progress (idle, or all are paused)."""
-        if self.waiting:
-            self._admit()
-        if self.following:
-            self._release_followers()
+        self._queue()
         while True:
-            decoding = []
-            filling = []
+            decoding: list[Sequence] = []
+            filling: list[Sequence] = []
             for sequence in self.live:
                 if sequence.state is State.PREFILL:
                     filling.append(sequence)
@@ -98,6 +95,8 @@ class Scheduler:
             if self.cells.free >= need or self._make_room(need):
                 return self._rows(decoding, filling)
             self._preempt()
+            if not self.live:
+                self._queue()
 
     def commit(self, plan: Plan) -> None:
         """The plan was decoded."""
@@ -152,6 +151,12 @@ class Scheduler:
         return lost
 
     # Admission
+
+    def _queue(self) -> None:
+        if self.waiting:
+            self._admit()
+        if self.following:
+            self._release_followers()
 
     def _admit(self) -> None:
         while self.waiting and len(self.live) + len(self.following) < self.limits.live:

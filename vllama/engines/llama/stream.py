@@ -19,8 +19,8 @@ LOW = 64
 class Stream:
     """Filled by `push`, `end` and `fail`; read by one task with `async for`.
 
-    `close` is called once when the reader leaves before the end, `pause(True/False)` when it falls behind or catches up.
-    A cancelled or dropped reader counts as one that left, as with an async generator.
+    `close` is called once when the reader leaves before the end, `pause(True)` when it falls behind and `pause(False)`
+    when it has caught up. A cancelled or dropped reader counts as one that left, as with an async generator.
     """
 
     __slots__ = ("_close", "_done", "_error", "_events", "_loop", "_pause", "_paused", "_waiter")

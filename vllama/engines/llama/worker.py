@@ -7,6 +7,7 @@ thread sleeps on the death pipe and ends the process when the gateway is gone, e
 from __future__ import annotations
 
 import _thread
+import contextlib
 import gc
 import os
 import select
@@ -20,9 +21,6 @@ import msgspec
 from vllama.engines.llama import frames
 from vllama.engines.llama.batcher import Batcher
 from vllama.engines.llama.bindings import Context, LoadError, Log, Model
-
-START_CELLS = 8192
-"""KV cells to begin with; doubled when running requests need more."""
 
 CHUNK = 128
 """Prompt tokens in a step beside running decodes: larger chunks bring no throughput, only longer gaps."""
@@ -126,7 +124,7 @@ def _batcher(load: frames.Load, model: Model) -> Batcher:
     slots = 2 * load.live if not model.recurrent else load.live
     context = Context(
         model,
-        cells=max(START_CELLS, load.num_ctx),
+        cells=load.cells,
         slots=min(slots, 256),
         batch=load.batch,
         threads=load.threads,
@@ -155,10 +153,8 @@ def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.setblocking(True)
     _thread.start_new_thread(_watch, (int(sys.argv[2]),))
-    try:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         Worker(connection).run()
-    except (BrokenPipeError, ConnectionResetError):
-        pass
     sys.stderr.flush()
     # Without destructors: the operating system frees gigabytes faster than the library does.
     os._exit(0)
