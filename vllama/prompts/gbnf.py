@@ -17,9 +17,9 @@ BASE_RULES = {
     "boolean": '"true" | "false"',
     "null": '"null"',
     "value": "object | array | string | number | boolean | null",
-    "object": '"{" ws (member ("," ws member)*)? ws "}"',
-    "member": 'string ":" ws value',
-    "array": '"[" ws (value ("," ws value)*)? ws "]"',
+    "object": '"{" ws (member ("," ws member)*)? "}"',
+    "member": 'string ":" ws value ws',
+    "array": '"[" ws (value ws ("," ws value ws)*)? "]"',
 }
 """The rules for any JSON. White space is bounded, so that a model cannot go on with blanks forever."""
 

@@ -261,18 +261,20 @@ class _Builder:
         keys += dict.fromkeys(key for key in required if key not in properties)
         if len(keys) > MAX_MEMBERS:
             _refuse(f"more than {MAX_MEMBERS} properties", f"{at}/properties")
+        # White space ends each member rather than standing before the "}": after the blanks that follow a "{" the
+        # model must still be free to choose between a first member and the end.
         members = []
         for key in keys:
             place = f"{at}/properties/{_pointer(key)}"
             if key not in properties and more is False:
                 _refuse(f"{key} is required and not allowed", f"{at}/required")
             value = self._expression(properties.get(key, more), place, depth + 1, ())
-            members.append((f"{literal(_json(key, place) + ':')} ws {value}", key in required))
+            members.append((f"{literal(_json(key, place) + ':')} ws {value} ws", key in required))
         extra = None
         if more is not False:
             value = self._expression(more, f"{at}/additionalProperties", depth + 1, ())
-            extra = self._rule(f'{self._other_key(keys)} ":" ws {value}')
-        return self._rule('"{" ws ' + self._sequence(members, extra) + ' ws "}"')
+            extra = self._rule(f'{self._other_key(keys)} ":" ws {value} ws')
+        return self._rule('"{" ws ' + self._sequence(members, extra) + ' "}"')
 
     def _sequence(self, members: list[tuple[str, bool]], extra: str | None) -> str:
         """The members in their order, the optional ones perhaps left out, with a comma between two that are there."""
@@ -345,16 +347,16 @@ class _Builder:
             members.append((value, index < low))
         rest = '""'
         if items is not False and (high is None or high > len(prefix)):
-            item = self._rule(self._expression(items, f"{at}/items", depth + 1, ()))
+            item = self._rule(self._expression(items, f"{at}/items", depth + 1, ()) + " ws")
             rest = self._repeat(
                 item, max(low - len(prefix), 0), None if high is None else high - len(prefix), not prefix
             )
         for index, (value, needed) in reversed(list(enumerate(members))):
             comma = '"," ws ' if index else ""
-            rest = self._rule(f"{comma}{value} {rest}")
+            rest = self._rule(f"{comma}{value} ws {rest}")
             if not needed:
                 rest = f"({rest})?"
-        return self._rule(f'"[" ws {rest} ws "]"')
+        return self._rule(f'"[" ws {rest} "]"')
 
     def _repeat(self, item: str, low: int, high: int | None, first: bool) -> str:
         """From `low` to `high` items; `first` says that no item stands in front of them."""
