@@ -19,8 +19,8 @@ from vllama.prompts.tools import ToolParser
 
 NO_DELTA = Delta()
 GOING_DOWN = "the server is shutting down"
-ContextMaker = Callable[[Finished, bool], Awaitable[tuple[int, ...]]]
-"""Takes the end and whether the prompt had been cut; gives the ids of the whole prompt and the answer."""
+ContextMaker = Callable[[Finished, bool, str], Awaitable[tuple[int, ...]]]
+"""Takes the end, whether the prompt had been cut, and all text; gives the ids of the whole prompt and the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ class Answer:
         self._tools = tools
         self._quiet = quiet
         self._context = context
+        self._said: list[str] = []
         self._draining = draining
         self._closed = False
         self._calls = 0
@@ -86,6 +87,8 @@ class Answer:
         try:
             async for event in self._events:
                 if type(event) is Text:
+                    if self._context is not None:
+                        self._said.append(event.text)
                     if plain:
                         yield Delta(event.text, "", (), event.logprobs)
                         continue
@@ -132,7 +135,9 @@ class Answer:
                 calls = self._numbered(found)
             content += self._tools.content()
         rest = Delta(content, thinking, calls) if content or thinking or calls else NO_DELTA
-        context = await self._context(event, self.truncated_tokens > 0) if self._context is not None else None
+        context = None
+        if self._context is not None:
+            context = await self._context(event, self.truncated_tokens > 0, "".join(self._said))
         return Done(
             reason="length" if event.reason == "length" else "stop",
             total_ns=time.monotonic_ns() - self._began,

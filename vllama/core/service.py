@@ -425,10 +425,15 @@ async def _fits(engine: Engine, prompt: str, limit: int) -> bool:
     return len(await engine.tokenize(prompt)) <= limit
 
 
-async def _context(engine: Engine, prompt: str, finished: Finished, cut: bool) -> tuple[int, ...]:
-    """Ids of the whole prompt and the answer; asks the tokenizer again only when the prompt had been cut."""
-    ids = tuple(await engine.tokenize(prompt)) if cut else finished.prompt_ids
-    return ids + finished.output_ids
+async def _context(engine: Engine, prompt: str, finished: Finished, cut: bool, text: str) -> tuple[int, ...]:
+    """Ids of the whole prompt and of the answer as the client saw it.
+
+    The ids that the engine has are these only where neither the prompt was cut nor the answer ended by itself: an
+    end mark or a stop string is among its ids and not in the text. Otherwise the tokenizer is asked.
+    """
+    if not cut and finished.reason == "length":
+        return finished.prompt_ids + finished.output_ids
+    return tuple(await engine.tokenize(prompt + text))
 
 
 def _constraint(wanted: Any) -> Constraint | None:
