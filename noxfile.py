@@ -58,3 +58,52 @@ def docs(session: nox.Session) -> None:
     """Regenerate what is generated in docs/ and README.md, and check that all is documented."""
     install(session, "demo,test,lint,bench")
     session.run("pytest", "tests/unit/test_docs.py", *session.posargs)
+
+
+def control(session: nox.Session) -> None:
+    """The benchmark's control: llama-server from the sdist of the llama-cpp-python just installed, kept in .cache/."""
+    if os.environ.get("LLAMA_SERVER_BIN"):
+        return
+    session.install("cmake>=3.21", "ninja")
+    session.run("python", "-m", "vllama.bench", "build-llama-server")
+
+
+@nox.session
+def build_llama_server(session: nox.Session) -> None:
+    """Compile llama-server (5-10 minutes, once) for `bench` and `tests_external`."""
+    install(session, "demo,bench")
+    control(session)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure vLLama beside llama-server, llama_cpp and Ollama (see docs/benchmarks.md); then the gateway's own cost.
+
+    Arguments go to `python -m vllama.bench run`, for instance `nox -s bench -- --profile quick`.
+    """
+    install(session, "demo,bench")
+    control(session)
+    session.run("python", "-m", "vllama.bench", "overhead", "--no-budget")
+    session.run("python", "-m", "vllama.bench", "run", *session.posargs)
+
+
+@nox.session
+def bench_smoke(session: nox.Session) -> None:
+    """A short look that everything works: the gateway's budgets and two pairs of the quick profile."""
+    install(session, "demo,bench")
+    control(session)
+    session.run("python", "-m", "vllama.bench", "overhead", "--pairs", "4", "--requests", "100")
+    out = session.create_tmp()
+    # Two pairs prove nothing about validity, only that the machinery works: 4 is fine here.
+    session.run(
+        "python",
+        "-m",
+        "vllama.bench",
+        "run",
+        "--profile",
+        "quick",
+        "--out",
+        out,
+        *session.posargs,
+        success_codes=[0, 4],
+    )

@@ -4,7 +4,9 @@ Run as `python -m vllama.bench.ceiling`; speaks JSON lines on stdin and stdout. 
 {"model", "n_ctx", "n_seq", "n_threads"}; the answer is {"ready": true, "version": ...}. Then
 {"prompts": [...], "n_out": N}: all prompts are decoded as one static batch, greedily, N tokens each, and the answer
 holds for each its text, its prompt length, the place of the first end-of-generation token (-1: none), and the times
-in ns (machine-wide monotonic clock) at which each token was sampled. End of input ends the process.
+in ns (machine-wide monotonic clock) at which each token was sampled. With "screen": true the answer
+says only how near each came to ending early. {"prompt", "text"} judges an answer: for each
+of its tokens, how far its logit lies below the best one. End of input ends the process.
 
 Nobody can be faster with the same library: it keeps no cache, waits for nobody and checks nothing. It is what the
 servers are measured against as a bound, not as a competitor.
@@ -17,9 +19,11 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import llama_cpp
+import numpy as np
 
 N_BATCH = 2048
 
@@ -45,6 +49,9 @@ class Ceiling:
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self._batch = llama_cpp.llama_batch_init(N_BATCH, 0, 1)
         self._greedy = llama_cpp.llama_sampler_init_greedy()
+        self._size = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        self._watch: Callable[[int, int], None] | None = None
+        self._ends = [t for t in range(self._size) if llama_cpp.llama_vocab_is_eog(self._vocab, t)]
 
     def generate(self, prompts: list[str], n_out: int) -> list[dict[str, Any]]:
         """See the module's docstring."""
@@ -74,7 +81,52 @@ class Ceiling:
             for tokens, out, stamps in zip(encoded, outputs, times, strict=True)
         ]
 
+    def gaps(self, prompt: str, text: str) -> list[float]:
+        """Feed prompt and answer at once; for each token of the answer, best logit - its own logit at that place."""
+        head = self._tokenize(prompt)
+        tokens = self._tokenize(prompt + text)
+        if tokens[: len(head)] != head or len(tokens) > N_BATCH:
+            return []  # the border merged into another token: this answer cannot be judged
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
+        rows = [(token, place, 0, place >= len(head) - 1) for place, token in enumerate(tokens)]
+        self._decode(rows)
+        gaps = []
+        for place in range(len(head), len(tokens)):
+            logits = self._logits(place - 1)
+            gaps.append(round(float(logits.max() - logits[tokens[place]]), 4))
+        return gaps
+
+    def _logits(self, row: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self._context, row), (self._size,))
+
+    def end_margins(self, prompts: list[str], n_out: int) -> list[float]:
+        """Like `generate`; for each prompt, how near its answer came to ending: the least of best logit - best logit of
+        any end-of-generation token. 0 or less: it ended."""
+        margins = [float("inf")] * len(prompts)
+
+        def watch(row: int, seq: int) -> None:
+            logits = self._logits(row)
+            ends = float(logits[self._ends].max())
+            logits[self._ends] = -np.inf  # go on after an end, to leave the batch as it is
+            margins[seq] = min(margins[seq], float(logits.max()) - ends)
+
+        self._watch = watch
+        try:
+            self.generate(prompts, n_out)
+        finally:
+            self._watch = None
+        return margins
+
     def _step(self, rows: list[tuple[int, int, int, bool]], outputs: list[list[int]], times: list[list[int]]) -> None:
+        self._decode(rows)
+        for i, (_, _, seq, wants) in enumerate(rows):
+            if wants:
+                if self._watch is not None:
+                    self._watch(i, seq)
+                outputs[seq].append(llama_cpp.llama_sampler_sample(self._greedy, self._context, i))
+                times[seq].append(time.monotonic_ns())
+
+    def _decode(self, rows: list[tuple[int, int, int, bool]]) -> None:
         batch = self._batch
         for i, (token, position, seq, wants) in enumerate(rows):
             batch.token[i] = token
@@ -85,10 +137,6 @@ class Ceiling:
         batch.n_tokens = len(rows)
         if code := llama_cpp.llama_decode(self._context, batch):
             raise RuntimeError(f"llama_decode returned {code}")
-        for i, (_, _, seq, wants) in enumerate(rows):
-            if wants:
-                outputs[seq].append(llama_cpp.llama_sampler_sample(self._greedy, self._context, i))
-                times[seq].append(time.monotonic_ns())
 
     def _tokenize(self, text: str) -> list[int]:
         raw = text.encode()
@@ -128,7 +176,12 @@ def main() -> None:
     answer({"ready": True, "version": llama_cpp.__version__})
     for line in sys.stdin:
         request = json.loads(line)
-        answer(ceiling.generate(request["prompts"], request["n_out"]))
+        if request.get("screen"):
+            answer(ceiling.end_margins(request["prompts"], request["n_out"]))
+        elif "text" in request:
+            answer(ceiling.gaps(request["prompt"], request["text"]))
+        else:
+            answer(ceiling.generate(request["prompts"], request["n_out"]))
 
 
 if __name__ == "__main__":

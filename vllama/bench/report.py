@@ -52,12 +52,16 @@ GOALS = (
 
 
 def values(run: Run, cell: str, system: str, metric: Metric) -> dict[int, float]:
-    """Block -> the slot's value; slots with a failed request are left out here (and counted by check A2)."""
+    """Block -> the slot's value.
+
+    Slots with a failed request or an answer of another length are left out; checks A2 and L1 count them.
+    """
     found = {}
     for block, slot in run.of(cell, system).items():
-        if slot.error:
+        samples = run.samples.get(slot.index, [])
+        if slot.error or any(sample.n_out != slot.n_out for sample in samples):
             continue
-        value = metric.of(slot, run.samples.get(slot.index, []))
+        value = metric.of(slot, samples)
         if value is not None:
             found[block] = value
     return found

@@ -5,6 +5,7 @@
         environment.json    machine, versions, exact command lines, model digest
         slots.jsonl         one line per slot: order, times, memory, CPU, machine probes
         requests.jsonl      one line per request, failures included
+        scores.jsonl        what the raw engine says of a sample of the answers, token by token
         server/*.log        what the servers printed (not committed)
 
 Times are ns on one monotonic clock; `t_*` of a request are relative to its slot's start. Files carry the schema's
@@ -48,6 +49,7 @@ class Sample:
     received: int
     text: str
     error: str = ""
+    reconnected: bool = False
     source: str = "server"
     native: dict[str, int] = field(default_factory=dict)
     texts: list[int] = field(default_factory=list)
@@ -97,6 +99,18 @@ class Slot:
         return f"{self.scenario}/c{self.concurrency}"
 
 
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One answer, judged by the raw engine, which was given the prompt and the answer and asked for its own choices.
+
+    `gaps` has, for each of the answer's tokens, how far its logit lies below the engine's best (0 = it is the best).
+    """
+
+    slot: int
+    index: int
+    gaps: tuple[float, ...]
+
+
 class Writer:
     """Appends to a run's folder; each slot is on the disk before the next one starts."""
 
@@ -120,6 +134,11 @@ class Writer:
         self._slots.write(_line(dataclasses.asdict(slot)))
         self._slots.flush()
 
+    def add_scores(self, scores: list[Score]) -> None:
+        """All scores of the run."""
+        text = "".join(_line(dataclasses.asdict(score)) for score in scores)
+        (self.folder / "scores.jsonl").write_text(text, encoding="utf-8")
+
     def close(self) -> None:
         """Close the files; everything added is kept."""
         self._slots.close()
@@ -135,6 +154,7 @@ class Run:
     environment: dict[str, Any]
     slots: list[Slot]
     samples: dict[int, list[Sample]]
+    scores: list[Score] = field(default_factory=list)
 
     @property
     def systems(self) -> list[str]:
@@ -163,12 +183,13 @@ def read_run(folder: Path) -> Run:
             sample = Sample(**json.loads(line))
             # A run that was interrupted may have requests of a slot that was never finished.
             samples.setdefault(sample.slot, []).append(sample)
+        scores = [Score(**json.loads(line)) for line in _lines(folder / "scores.jsonl")]
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"cannot read the results in {folder}: {error}") from error
     for name, document in (("plan.json", plan), ("environment.json", environment)):
         if document.get("schema") != SCHEMA:
             raise ConfigError(f"{folder / name}: schema {document.get('schema')}, this reader knows {SCHEMA}")
-    return Run(folder.name, plan, environment, slots, samples)
+    return Run(folder.name, plan, environment, slots, samples, scores)
 
 
 def _line(record: dict[str, Any]) -> str:
@@ -176,4 +197,7 @@ def _line(record: dict[str, Any]) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+    """The lines of a file, none if it was never written. Split at LF alone: texts may hold other line separators."""
+    if not path.exists():
+        return []
+    return [line for line in path.read_text(encoding="utf-8").split("\n") if line]

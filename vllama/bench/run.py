@@ -26,7 +26,7 @@ from typing import Any
 from vllama.bench import probe
 from vllama.bench.load import LagMeter
 from vllama.bench.plan import Cell, ModelFile, Plan
-from vllama.bench.results import Sample, Slot, Writer
+from vllama.bench.results import Sample, Score, Slot, Writer
 from vllama.bench.stats import williams_order
 from vllama.bench.systems import InProcess, Setup, System, SystemFailed, Unavailable, make
 from vllama.errors import ConfigError
@@ -34,6 +34,12 @@ from vllama.errors import ConfigError
 Say = Callable[[str], None]
 
 SCREEN_ATTEMPTS = 6
+
+SAFE_MARGIN = 1.0
+"""Logits by which every token of a screened answer beats ending: rounding must not decide the length."""
+
+SCORED = 24
+"""How many answers of each system the raw engine judges."""
 
 
 def model_path(model: ModelFile) -> Path:
@@ -132,6 +138,7 @@ class _Runner:
         self.screened = False
         self.warmups: set[str] = set()
         self._slots = 0
+        self._answers: dict[str, list[tuple[Sample, str]]] = {}
         self._restarted: set[str] = set()
 
     async def run(self) -> Path:
@@ -146,6 +153,7 @@ class _Runner:
             self._write_environment("measuring")
             await self._warm_all()
             await self._measure_all()
+            await self._score_all()
             self._write_environment("complete")
         except asyncio.CancelledError:
             self._write_environment("interrupted")
@@ -194,8 +202,8 @@ class _Runner:
             ended: list[int] = []
             for start in range(0, len(open_ones), self.plan.parallel):
                 group = open_ones[start : start + self.plan.parallel]
-                answers = await ceiling.generate([prompts[i] for i in group], cell.n_out)
-                ended += [i for i, answer in zip(group, answers, strict=True) if answer["eog"] >= 0]
+                margins = await ceiling.end_margins([prompts[i] for i in group], cell.n_out)
+                ended += [i for i, margin in zip(group, margins, strict=True) if margin < SAFE_MARGIN]
             if not ended:
                 return attempt
             for index in ended:
@@ -330,9 +338,32 @@ class _Runner:
             error=error,
         )
         self.writer.add(slot, samples)
+        self._answers.setdefault(key, []).extend(
+            (sample, prompt) for sample, prompt in zip(samples, prompts, strict=False) if sample.ok
+        )
         if error and not system.pids():
             await self._restart(key)
         return slot
+
+    async def _score_all(self) -> None:
+        """Ask the raw engine what it thinks of answers spread evenly over the run, at every concurrency."""
+        ceiling = InProcess(self.setup)
+        try:
+            ceiling.find()
+        except Unavailable:
+            return
+        self.say("judging a sample of the answers with the raw engine")
+        scores = []
+        try:
+            await ceiling.start()
+            for answers in self._answers.values():
+                count = min(SCORED, len(answers))
+                for sample, prompt in (answers[i * len(answers) // count] for i in range(count)):
+                    gaps = await ceiling.gaps(prompt, sample.text)
+                    scores.append(Score(sample.slot, sample.index, tuple(gaps)))
+        finally:
+            await ceiling.stop()
+        self.writer.add_scores(scores)
 
     async def _restart(self, key: str) -> None:
         """A system that died gets one second chance; its dead slot stays in the record."""

@@ -63,6 +63,16 @@ class InProcess(System):
         found: list[dict[str, Any]] = await self._ask({"prompts": list(prompts), "n_out": n_out})
         return found
 
+    async def end_margins(self, prompts: Sequence[str], n_out: int) -> list[float]:
+        """How many logits each answer stays away from ending before `n_out` tokens; <= 0 if it ends."""
+        found: list[float] = await self._ask({"prompts": list(prompts), "n_out": n_out, "screen": True})
+        return found
+
+    async def gaps(self, prompt: str, text: str) -> list[float]:
+        """The raw engine's judgement of an answer; empty where it cannot judge. See `results.Score`."""
+        found: list[float] = await self._ask({"prompt": prompt, "text": text})
+        return found
+
     async def drive(self, prompts: Sequence[str], n_out: int, concurrency: int, *, stream: bool) -> Later:
         """Batches of `concurrency` prompts, one after the other."""
         answers: list[dict[str, Any]] = []
