@@ -58,10 +58,16 @@ async def engine(unloaded: Engine) -> Engine:
     return unloaded
 
 
-@pytest.fixture
-def model_path() -> Path:
+@pytest.fixture(scope="session")
+def small_model_path() -> Path:
     """The small model's file."""
     return small_model()
+
+
+@pytest.fixture
+def model_path(small_model_path: Path) -> Path:
+    """The small model's file."""
+    return small_model_path
 
 
 @pytest.fixture

@@ -98,5 +98,6 @@ class Stream:
             waiter.set_result(None)
 
     def __del__(self) -> None:
+        # The collector runs in any thread.
         if self._close is not None and not self._loop.is_closed():
-            self._leave()
+            self._loop.call_soon_threadsafe(self._close)
