@@ -48,9 +48,11 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def tests_external(session: nox.Session) -> None:
-    """What needs other programs: a real Ollama, llama-server, a browser. Each missing one is named."""
-    install(session, "demo,test,lint,bench")
-    session.run("pytest", "-m", "external", "tests/external", *session.posargs)
+    """What needs other programs: a real Ollama, llama-server, a browser. Each missing one is named at the end."""
+    install(session, "demo,test")
+    # Where the programs are is all that is kept of the user's settings.
+    env = isolated(session) | {name: os.environ[name] for name in ("OLLAMA_BIN",) if name in os.environ}
+    session.run("pytest", "-m", "external", "tests/external", *session.posargs, env=env)
 
 
 @nox.session
