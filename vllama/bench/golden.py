@@ -25,6 +25,7 @@ class Script:
 
     `split` says how writes are cut: one per event, one per byte, two events per write, or every 7 bytes.
     `fail_after` sends an error line instead of word number `fail_after`; `hang_up_after` closes the socket there.
+    `drop_idle` closes a connection without a word when it brings a second request.
     """
 
     words: tuple[str, ...]
@@ -37,6 +38,7 @@ class Script:
     fail_after: int | None = None
     hang_up_after: int | None = None
     chunked: bool = True
+    drop_idle: bool = False
 
 
 @dataclass(slots=True)
@@ -96,9 +98,11 @@ class GoldenServer:
             (int(line.partition(":")[2]) for line in head.splitlines() if line.lower().startswith("content-length")), 0
         )
         body = json.loads(await reader.readexactly(length)) if length else {}
+        script = self._script(body) if callable(self._script) else self._script
+        if script.drop_idle and any(served.connection == number for served in self.served):
+            return False
         served = Served(path, body, connection=number)
         self.served.append(served)
-        script = self._script(body) if callable(self._script) else self._script
         return await _Writer(script, writer, served).run()
 
 

@@ -77,8 +77,15 @@ def paired(run: Run, metric: Metric, ours: tuple[str, str], base: tuple[str, str
 
 def ratio(run: Run, cell: str, system: str, metric: Metric) -> Estimate | None:
     """`system` over the control, or None without a common block."""
-    ours, control = paired(run, metric, (cell, system), (cell, run.plan["control"]))
-    return paired_ratio(ours, control, run.plan["confidence"]) if ours else None
+    return _ratio(run, metric, (cell, system), (cell, run.plan["control"]))
+
+
+def _ratio(run: Run, metric: Metric, ours: tuple[str, str], base: tuple[str, str]) -> Estimate | None:
+    above, below = paired(run, metric, ours, base)
+    # A buffered stream has gaps of 0: no ratio then, and check T2 says why.
+    if not above or min(*above, *below) <= 0:
+        return None
+    return paired_ratio(above, below, run.plan["confidence"])
 
 
 def render(run: Run, plot: str = "") -> str:
@@ -214,10 +221,9 @@ def _losses(run: Run) -> str:
             for metric in METRICS.values():
                 if is_ceiling and metric.key not in ("decode", "aggregate", "steady"):
                     continue
-                ours, theirs = paired(run, metric, (cell, SUBJECT), (cell, system))
-                if not ours:
+                found = _ratio(run, metric, (cell, SUBJECT), (cell, system))
+                if found is None:
                     continue
-                found = paired_ratio(ours, theirs, run.plan["confidence"])
                 if found.value < 1 if metric.better == "higher" else found.value > 1:
                     certain = {True: "yes", False: "no"}[found.excludes_one] if found.low is not None else "n too small"
                     rows.append([cell, metric.title, _title(run, system), _short(found), certain])

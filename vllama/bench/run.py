@@ -131,6 +131,7 @@ class _Runner:
         self.plan = plan
         self.setup = setup
         self.systems = systems
+        self.known = dict(systems)
         self.missing = missing
         self.writer = writer
         self.say = say
@@ -155,8 +156,8 @@ class _Runner:
             await self._measure_all()
             await self._score_all()
             self._write_environment("complete")
-        except asyncio.CancelledError:
-            self._write_environment("interrupted")
+        except BaseException as error:
+            self._write_environment("interrupted" if isinstance(error, asyncio.CancelledError) else "failed")
             raise
         finally:
             for system in self.systems.values():
@@ -247,7 +248,7 @@ class _Runner:
                 "warmup_prompts": sorted(self.warmups),
                 "systems": {
                     key: {**clean(dataclasses.asdict(system.described)), "ceiling": system.ceiling}
-                    for key, system in self.systems.items()
+                    for key, system in self.known.items()
                 },
                 "missing": clean(self.missing),
             },

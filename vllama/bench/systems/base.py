@@ -206,6 +206,7 @@ class HttpSystem(System):
         except OSError as error:
             return str(error)
         writer.close()
+        await writer.wait_closed()
         return ""
 
     async def _answers(self) -> str:

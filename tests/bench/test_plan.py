@@ -1,0 +1,112 @@
+"""Plans are read strictly, and their id names what is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vllama.bench.plan import Plan, read_corpus, read_plan, read_scenario
+from vllama.bench.systems import SYSTEMS
+from vllama.errors import ConfigError
+
+SCENARIOS = Path(__file__).parents[2] / "scenarios"
+
+GOOD = """
+title = "t"
+stream = true
+concurrency = [1, 2]
+requests = [1, 2]
+n_out = 8
+prompts = "passages"
+"""
+
+
+def profiles() -> list[str]:
+    import tomllib
+
+    return sorted(tomllib.loads((SCENARIOS / "profiles.toml").read_text()))
+
+
+@pytest.mark.parametrize("profile", profiles())
+def test_committed_profiles_are_valid(profile: str) -> None:
+    plan = read_plan(SCENARIOS, profile)
+    assert set(plan.systems) <= set(SYSTEMS)
+    assert plan.model.sha256
+    assert max(cell.concurrency for cell in plan.cells) <= plan.parallel
+
+
+def test_the_id_changes_with_anything_that_is_asked_and_with_nothing_else() -> None:
+    plan = read_plan(SCENARIOS, "quick")
+    assert read_plan(SCENARIOS, "quick", {"pairs": None}).id == plan.id
+    for change in ({"pairs": 3}, {"seed": 5}, {"ctx": 1024}, {"systems": ["llama-server", "vllama"]}):
+        assert read_plan(SCENARIOS, "quick", change).id != plan.id
+    assert read_plan(SCENARIOS, "quick", {"pairs": 3}).questions_id == plan.questions_id
+
+
+def slots(plan: Plan) -> list[list[str]]:
+    return [plan.prompts(cell, block) for cell in plan.cells for block in range(plan.pairs)]
+
+
+def test_no_prompt_comes_twice_and_none_begins_like_another() -> None:
+    prompts = [prompt for slot in slots(read_plan(SCENARIOS, "full")) for prompt in slot]
+    assert len(set(prompts)) == len(prompts)
+    assert len({prompt[:8] for prompt in prompts}) == len(prompts)
+
+
+def test_prompts_depend_on_the_seed_and_a_refused_one_gets_another_nonce() -> None:
+    plan = read_plan(SCENARIOS, "quick")
+    assert slots(plan) == slots(read_plan(SCENARIOS, "quick"))
+    assert slots(plan) != slots(read_plan(SCENARIOS, "quick", {"seed": 99}))
+    cell = plan.cells[0]
+    first, second, third = plan.prompts(cell, 0)
+    again = plan.prompts(cell, 0, [0, 1, 0])
+    assert (again[0], again[2]) == (first, third)
+    assert again[1] != second
+    assert again[1][9:] == second[9:]
+
+
+def test_warm_up_passages_are_others() -> None:
+    corpus = read_corpus(SCENARIOS / "prompts")
+    assert len(corpus["passages"]) >= 8
+    assert not set(corpus["warmup"]) & set(corpus["passages"])
+    plan = read_plan(SCENARIOS, "quick")
+    assert not set(plan.warmup_prompts(50, "x")) & {prompt for slot in slots(plan) for prompt in slot}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("n_outs = 1", "unknown key 'n_outs'"),
+        ("stream = 1", "stream must be bool"),
+        ("n_out = true", "n_out must be int"),
+        ("concurrency = [1.5]", "concurrency must be"),
+        ("requests = [1]", "different lengths"),
+        ("requests = [1, 1]", "at least its concurrency"),
+        ("ceiling = [4]", "ceiling names"),
+        ('id = "other"', "differs from the file's name"),
+        ("n_out = ", "Invalid value"),
+    ],
+)
+def test_bad_scenarios_are_refused_with_file_and_key(tmp_path: Path, change: str, message: str) -> None:
+    name = change.partition(" =")[0]
+    kept = [line for line in GOOD.splitlines() if not line.startswith(f"{name} ")]
+    path = tmp_path / "some.toml"
+    path.write_text("\n".join([*kept, change]))
+    with pytest.raises(ConfigError) as caught:
+        read_scenario(path)
+    assert message in caught.value.text
+    assert "some.toml" in caught.value.text
+
+
+def test_missing_keys_profiles_and_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "some.toml"
+    path.write_text(GOOD.replace("n_out = 8\n", ""))
+    with pytest.raises(ConfigError, match="n_out is missing"):
+        read_scenario(path)
+    with pytest.raises(ConfigError, match="no profile 'nope'; there are full, quick"):
+        read_plan(SCENARIOS, "nope")
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_plan(tmp_path, "quick")
+    with pytest.raises(ConfigError, match="the control 'llama-server' is not among"):
+        read_plan(SCENARIOS, "quick", {"systems": ["vllama"]})
