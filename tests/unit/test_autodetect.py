@@ -27,6 +27,45 @@ def test_chatml_in_other_words(text: str) -> None:
     assert found.params["stop"] == ["<|im_start|>", "<|im_end|>"]
 
 
+LLAMA3 = (
+    "{% for message in messages %}{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
+    " + message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}"
+    "{% endif %}{{ content }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+ZEPHYR = (
+    "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + eos_token + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+PHI3 = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+GEMMA = (
+    "{{ bos_token }}"
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}{% set role = 'model' %}"
+    "{% else %}{% set role = message['role'] %}{% endif %}"
+    "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [(LLAMA3, "llama3-instruct"), (ZEPHYR, "zephyr"), (PHI3, "phi-3"), (GEMMA, "gemma-instruct")],
+)
+def test_the_other_formats(text: str, name: str) -> None:
+    found = autodetect(text)
+    assert found is not None
+    assert found.name == name
+    assert autodetect(text + "x") is None
+
+
+def test_every_known_format_has_a_test() -> None:
+    assert {known.name for known in FORMATS} == {"chatml", "llama3-instruct", "zephyr", "phi-3", "gemma-instruct"}
+
+
 @pytest.mark.parametrize(
     "text",
     [

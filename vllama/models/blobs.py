@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from vllama.errors import RequestError
-from vllama.models.gotext import quote
+from vllama.goquote import quote
 from vllama.models.manifest import DIGEST
 from vllama.models.store import Store, writing
 

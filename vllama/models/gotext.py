@@ -1,4 +1,4 @@
-"""Values as Go writes them: %q, %v and %#v of decoded JSON, encoding/json, and the human sizes of the CLI.
+"""Values as Go writes them: %v and %#v of decoded JSON, encoding/json, and the human sizes of the CLI.
 
 Ollama builds error texts, the `parameters` text, Modelfiles and the JSON layers of a model with these, so
 clients and digests depend on the exact form.
@@ -10,29 +10,10 @@ import json
 import math
 from typing import Any
 
-_NAMED = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"}
+from vllama.goquote import quote
+
 _HTML = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 _HTML_TABLE = str.maketrans(_HTML)
-
-
-def quote(text: str) -> str:
-    """The text as a Go string literal in double quotes (%q)."""
-    out = ['"']
-    for ch in text:
-        if ch in '"\\':
-            out.append("\\" + ch)
-        elif ch in _NAMED:
-            out.append(_NAMED[ch])
-        elif ch.isprintable():
-            out.append(ch)
-        elif ord(ch) < 0x80:
-            out.append(f"\\x{ord(ch):02x}")
-        elif ord(ch) < 0x10000:
-            out.append(f"\\u{ord(ch):04x}")
-        else:
-            out.append(f"\\U{ord(ch):08x}")
-    out.append('"')
-    return "".join(out)
 
 
 def format_float(value: float) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from vllama.errors import ModelNotFound, NotFoundError, RequestError
+from vllama.goquote import quote
 from vllama.models.create import materialise
-from vllama.models.gotext import quote
 from vllama.models.library import Library
 from vllama.models.model import Model
 from vllama.models.names import Name, parse_reference

@@ -13,7 +13,7 @@ from typing import Literal
 from urllib.parse import quote as percent_encode
 
 from vllama.errors import RequestError
-from vllama.models.gotext import quote
+from vllama.goquote import quote
 
 DEFAULT_SCHEME = "https"
 DEFAULT_HOST = "registry.ollama.ai"

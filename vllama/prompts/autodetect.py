@@ -22,11 +22,17 @@ from vllama.prompts.style import capabilities
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A prompt format: its name, its Go template, and the stop strings that end a turn."""
+    """A prompt format: its name, its Go template, and the stop strings that end a turn.
+
+    `eos` is what it writes for the end of sequence. `system`: whether it has a place for a system message of its own;
+    where it has none, templates refuse one or put it into the user's turn, each in another way.
+    """
 
     name: str
     template: str
     stop: tuple[str, ...]
+    eos: str = "<eos-probe>"
+    system: bool = True
 
     @property
     def params(self) -> Mapping[str, list[str]]:
@@ -40,13 +46,42 @@ FORMATS: tuple[Format, ...] = (
         "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n",
         ("<|im_start|>", "<|im_end|>"),
     ),
+    Format(
+        "llama3-instruct",
+        "{{- range .Messages }}<|start_header_id|>{{ .Role }}<|end_header_id|>\n\n{{ .Content }}<|eot_id|>"
+        "{{ end }}<|start_header_id|>assistant<|end_header_id|>\n\n",
+        ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    ),
+    Format(
+        "zephyr",
+        "{{- range .Messages }}<|{{ .Role }}|>\n{{ .Content }}</s>\n{{ end }}<|assistant|>\n",
+        ("<|system|>", "<|user|>", "<|assistant|>", "</s>"),
+        eos="</s>",
+    ),
+    Format(
+        "phi-3",
+        "{{- range .Messages }}<|{{ .Role }}|>\n{{ .Content }}<|end|>\n{{ end }}<|assistant|>\n",
+        ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>"),
+    ),
+    Format(
+        "gemma-instruct",
+        '{{- $system := "" }}{{ range .Messages }}{{ if eq .Role "system" }}{{ $system = .Content }}'
+        '{{ else if eq .Role "assistant" }}<start_of_turn>model\n{{ .Content }}<end_of_turn>\n'
+        "{{ else }}<start_of_turn>user\n{{ with $system }}{{ . }}\n\n{{ end }}{{ .Content }}<end_of_turn>\n"
+        '{{ $system = "" }}{{ end }}{{ end }}<start_of_turn>model\n',
+        ("<start_of_turn>", "<end_of_turn>"),
+        system=False,
+    ),
 )
 
-_BOS, _EOS = "<bos-probe>", "<eos-probe>"
+_BOS = "<bos-probe>"
 _SYSTEM = Message("system", "Probe system")
 _TURNS = (Message("user", "Probe one"), Message("assistant", "Probe two"), Message("user", "Probe three"))
-# With a system message: many templates put one of their own where it is missing.
-_PROBES = ((_SYSTEM, *_TURNS), (_SYSTEM, _TURNS[0]))
+# With a system message where the format has one: many templates put one of their own where it is missing.
+_PROBES = {
+    True: ((_SYSTEM, *_TURNS), (_SYSTEM, _TURNS[0])),
+    False: (_TURNS, _TURNS[:1]),
+}
 
 
 @lru_cache(maxsize=64)
@@ -56,11 +91,18 @@ def autodetect(jinja_text: str) -> Format | None:
         return None
     try:
         template = JinjaTemplate(jinja_text)
-        written = [template.render(probe, bos=_BOS, eos=_EOS).removeprefix(_BOS) for probe in _PROBES]
     except TemplateError:
         return None
-    for known in FORMATS:
-        go = parse_go(known.template)
-        if written == [go.execute(TemplateValues(messages=probe)) for probe in _PROBES]:
-            return known
-    return None
+    return next((known for known in FORMATS if _writes(template, known)), None)
+
+
+def _writes(template: JinjaTemplate, known: Format) -> bool:
+    go = parse_go(known.template)
+    for probe in _PROBES[known.system]:
+        try:
+            written = template.render(probe, bos=_BOS, eos=known.eos)
+        except TemplateError:
+            return False
+        if written.removeprefix(_BOS) != go.execute(TemplateValues(messages=probe)):
+            return False
+    return True

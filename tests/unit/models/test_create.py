@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from vllama.errors import ModelNotFound, NotImplementedYet, RequestError, TemplateError
+from vllama.goquote import quote
 from vllama.models.blobs import BlobWriter
 from vllama.models.create import CreateRequest, CreateTools, DetectedTemplate, create
-from vllama.models.gotext import encode_json, format_value, quote
+from vllama.models.gotext import encode_json, format_value
 from vllama.models.library import Library
 from vllama.models.names import Name
-from vllama.models.templates import FORMATS, detect
 
 MakeGGUF = Callable[..., Path]
 DETECTED = DetectedTemplate("chatml", "T {{ .Prompt }}", {"stop": ["<a>", "<b>"]})
@@ -190,30 +190,6 @@ def test_projectors_and_adapters_get_their_layers(library: Library, base: str, m
     lora = upload(library, make_gguf("lora.gguf", general__type="adapter").read_bytes())
     run(library, name="l", from_="base", adapters={"l.gguf": lora})
     assert library.resolve("l").adapters == (library.store.blob_path(lora),)
-
-
-@pytest.mark.parametrize("form", FORMATS, ids=lambda f: f.name)
-def test_formats_are_detected_by_what_they_write(form: Any) -> None:
-    def render(messages: Any) -> str:
-        if any(role not in dict(form.roles) for role, _ in messages):
-            raise TemplateError("role not supported")
-        return "<s>" + form.render(messages)
-
-    found = detect("any", render)
-    assert found is not None
-    assert (found.name, found.params) == (form.name, {"stop": list(form.stop)})
-
-
-def test_richer_and_foreign_templates_are_not_detected() -> None:
-    chatml = FORMATS[0]
-    assert detect("{% if tools %}", chatml.render) is None
-    assert detect("any", lambda messages: chatml.render(messages) + "x") is None
-    assert detect("any", lambda messages: "system text\n" + chatml.render(messages)) is None
-
-    def fail(_: object) -> str:
-        raise TemplateError("no system role")
-
-    assert detect("any", fail) is None
 
 
 def test_go_text_forms() -> None:
