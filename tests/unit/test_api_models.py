@@ -17,6 +17,7 @@ from vllama.api.app import create_app
 from vllama.config import Settings
 from vllama.core.residency import Loaded
 from vllama.models.library import Library
+from vllama.models.names import Name
 
 DATA = b"wire test blob\n"
 DIGEST = "sha256:" + hashlib.sha256(DATA).hexdigest()
@@ -28,9 +29,11 @@ class StoreService:
 
     def __init__(self, directory: Path) -> None:
         self.settings = Settings(models_dir=directory)
+        self.draining = False
         self.library = Library(directory, overlay=False)
         self.rows: list[Loaded] = []
-        self.residency = SimpleNamespace(loaded=lambda: self.rows)
+        self.retired: list[Name] = []
+        self.residency = SimpleNamespace(loaded=lambda: self.rows, retire=self.retired.append)
 
     async def chat(self, request: Any) -> Any:
         raise AssertionError("nothing here generates")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -222,3 +224,95 @@ async def test_stop_refuses_and_running_answers_break_off() -> None:
         await anext(events)
     with pytest.raises(BusyError):
         await rooms.acquire(model("a"), OPTIONS, None)
+
+
+async def test_a_queue_of_one_lets_one_request_load_and_run() -> None:
+    rooms = residency(Factory(load_us=1000), max_queue=1)
+    lease = await rooms.acquire(model("a"), OPTIONS, None)
+    with pytest.raises(BusyError):
+        await rooms.acquire(model("a"), OPTIONS, None)
+    lease.release()
+    assert rooms.busy == 0
+    await rooms.stop()
+
+
+async def test_a_full_queue_of_waiters_for_one_load_is_served() -> None:
+    rooms = residency(Factory(load_us=10_000), max_queue=4)
+    leases = await asyncio.gather(*(rooms.acquire(model("a"), OPTIONS, None) for _ in range(4)))
+    for lease in leases:
+        lease.release()
+    assert rooms.busy == 0
+    await rooms.stop()
+
+
+async def test_a_busy_model_cannot_keep_off_a_request_with_other_options() -> None:
+    factory = Factory()
+    rooms = residency(factory)
+    first = await rooms.acquire(model("a"), OPTIONS, None)
+    other = asyncio.create_task(rooms.acquire(model("a"), LoadOptions(num_ctx=2048, num_thread=3), None))
+    await asyncio.sleep(0)
+    # Fits what is loaded, but came later: it must not go before the one that waits.
+    late = asyncio.create_task(rooms.acquire(model("a"), OPTIONS, None))
+    await asyncio.sleep(0)
+    assert not late.done()
+    first.release()
+    done, _ = await asyncio.wait({other, late}, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result().release()
+    for task in {other, late} - done:
+        (await task).release()
+    assert rooms.busy == 0
+    await rooms.stop()
+
+
+async def test_stop_during_a_load_tells_its_waiters() -> None:
+    rooms = residency(Factory(load_us=60_000_000))
+    waiting = [asyncio.create_task(rooms.acquire(model("a"), OPTIONS, None)) for _ in range(3)]
+    blocked = asyncio.create_task(rooms.acquire(model("b"), OPTIONS, None))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await rooms.stop()
+    outcomes = await asyncio.gather(*waiting, blocked, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [BusyError] * 4
+    assert rooms.busy == 0
+
+
+async def test_load_timeout_counts_from_the_last_progress() -> None:
+    class Slow(ScriptedEngine):
+        steps = 6
+
+        async def load(self, progress: Callable[[float], None] | None = None) -> None:
+            for _ in range(self.steps):
+                await asyncio.sleep(0.05)
+                if progress is not None:
+                    progress(0.5)
+            if self.steps == 0:
+                await asyncio.Event().wait()
+            await super().load(progress)
+
+    kind = EngineKind("scripted", "scripted", ("gguf", "scripted"), available, lambda s, o: Slow(s, o, Script()))
+    rooms = Residency(lambda _: kind, keep_alive=MINUTE, load_timeout=200_000_000)
+    (await rooms.acquire(model("a"), OPTIONS, None)).release()
+    Slow.steps = 0
+    with pytest.raises(ModelLoadError, match=r"no progress for 0.2 s \(OLLAMA_LOAD_TIMEOUT\)"):
+        await rooms.acquire(model("b"), OPTIONS, None)
+    await rooms.stop()
+
+
+async def test_weights_that_a_name_no_longer_means_are_unloaded_even_if_kept_for_ever() -> None:
+    factory = Factory()
+    rooms = residency(factory)
+    old = await rooms.acquire(model("a"), OPTIONS, -1)
+    new = replace(model("a"), digest="f" * 64)
+    (await rooms.acquire(new, OPTIONS, -1)).release()
+    assert factory.made[0].alive
+    old.release()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not factory.made[0].alive
+    assert [row.model.digest for row in rooms.loaded()] == ["f" * 64]
+    rooms.retire(new.name)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert rooms.loaded() == []
+    await rooms.stop()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from vllama.core.replies import Delta, Done
-from vllama.core.residency import Lease
+from vllama.core.residency import GOING_DOWN, Lease
 from vllama.engines.base import Event, Finished, Text
 from vllama.errors import BusyError, ServerError
 from vllama.prompts.messages import ToolCall
@@ -18,7 +18,6 @@ from vllama.prompts.thinking import ThinkingParser
 from vllama.prompts.tools import ToolParser
 
 NO_DELTA = Delta()
-GOING_DOWN = "the server is shutting down"
 ContextMaker = Callable[[Finished, bool, str], Awaitable[tuple[int, ...]]]
 """Takes the end, whether the prompt had been cut, and all text; gives the ids of the whole prompt and the answer."""
 

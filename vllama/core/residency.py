@@ -17,7 +17,9 @@ from datetime import UTC, datetime, timedelta
 from vllama.engines.base import Engine, LoadOptions, ModelSource
 from vllama.engines.registry import EngineKind
 from vllama.errors import BusyError, EngineCrashed, ModelLoadError, VllamaError
+from vllama.goduration import FOREVER_NS
 from vllama.models.model import Model
+from vllama.models.names import Name
 
 log = logging.getLogger("vllama.residency")
 
@@ -27,6 +29,7 @@ FOREVER = timedelta(microseconds=(2**63 - 1) // 1000)
 CRASH_WINDOW_S = 60.0
 CRASH_BUDGET = 5
 MAX_TIMER_S = 24 * 3600.0
+GOING_DOWN = "the server is shutting down"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +46,24 @@ class Loaded:
 
 
 class Resident:
-    """One model that is loaded or about to be. `users` counts requests that run or wait for it."""
+    """One model that is loaded or about to be. `users` counts requests that run or wait for it.
 
-    __slots__ = ("engine", "keep_alive", "kind", "load", "model", "num_ctx", "options", "released", "timer", "users")
+    `leaving`: somebody waits for its end to load it with other options, so it takes no new requests.
+    """
+
+    __slots__ = (
+        "engine",
+        "keep_alive",
+        "kind",
+        "leaving",
+        "load",
+        "model",
+        "num_ctx",
+        "options",
+        "released",
+        "timer",
+        "users",
+    )
 
     def __init__(self, model: Model, kind: EngineKind, options: LoadOptions, keep_alive: int) -> None:
         self.model = model
@@ -54,6 +72,7 @@ class Resident:
         self.keep_alive = keep_alive
         self.num_ctx = options.num_ctx
         self.users = 0
+        self.leaving = False
         self.engine: Engine | None = None
         self.load: asyncio.Task[Engine] | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -84,8 +103,9 @@ class Lease:
 class Residency:
     """The set of loaded models.
 
-    `choose(model)` picks the engine. `max_loaded` 0 means 3. `max_queue` bounds how many requests may
-    hold or wait for one model, and how many wait for loads in all. Durations in ns.
+    `choose(model)` picks the engine. `max_loaded` 0 means 3. `max_queue` (at least 1) bounds how many requests
+    may hold or wait for one model, and how many wait for loads in all. `load_timeout` is how long a load may go without
+    progress. Durations in ns.
     """
 
     def __init__(
@@ -100,7 +120,7 @@ class Residency:
         self._choose = choose
         self._keep_alive = keep_alive
         self._max_loaded = max_loaded or 3
-        self._max_queue = max_queue
+        self._max_queue = max(1, max_queue)
         self._load_timeout = load_timeout
         self._residents: dict[str, Resident] = {}
         self._load_lock = asyncio.Lock()
@@ -117,11 +137,13 @@ class Residency:
         `ModelLoadError`, `ConfigError`.
         """
         if self._stopped:
-            raise BusyError("the server is shutting down")
+            raise BusyError(GOING_DOWN)
         key = _key(model)
         resident = self._residents.get(key)
         if resident is not None and resident.engine is not None:
             if resident.engine.alive and _serves(resident, options):
+                if resident.users >= self._max_queue:
+                    raise BusyError()
                 return self._lease(resident, resident.engine, options, keep_alive)
             if not resident.engine.alive:
                 self._forget(key, resident, crashed=True)
@@ -129,8 +151,6 @@ class Residency:
         return await self._load_and_lease(key, resident, model, options, keep_alive)
 
     def _lease(self, resident: Resident, engine: Engine, options: LoadOptions, keep_alive: int | None) -> Lease:
-        if resident.users >= self._max_queue:
-            raise BusyError()
         resident.users += 1
         resident.num_ctx = options.num_ctx
         if keep_alive is not None:
@@ -145,6 +165,8 @@ class Residency:
         self._waiting += 1
         try:
             while True:
+                if self._stopped:
+                    raise BusyError(GOING_DOWN)
                 resident = self._residents.get(key)
                 if resident is None or (resident.load is None and not _serves(resident, options)):
                     if resident is not None:
@@ -158,7 +180,7 @@ class Residency:
                 try:
                     engine = resident.engine
                     if engine is None:
-                        engine = await asyncio.shield(self._loading(resident))
+                        engine = await self._loaded(resident)
                     if self._residents.get(key) is not resident or not engine.alive:
                         continue
                     return self._lease(resident, engine, options, keep_alive)
@@ -169,6 +191,10 @@ class Residency:
 
     def _begin(self, key: str, model: Model, options: LoadOptions) -> Resident:
         kind = self._choose(model)
+        for old in list(self._residents.values()):
+            # the name means other weights now: nobody can ask for these again
+            if old.model.name.key == model.name.key and "file" not in (old.model.origin, model.origin):
+                self._retire(old)
         resident = Resident(model, kind, options, self._keep_alive)
         self._residents[key] = resident
         resident.load = asyncio.create_task(self._load(key, resident))
@@ -176,10 +202,16 @@ class Residency:
         resident.load.add_done_callback(lambda task: task.cancelled() or task.exception())
         return resident
 
-    @staticmethod
-    def _loading(resident: Resident) -> asyncio.Task[Engine]:
-        assert resident.load is not None
-        return resident.load
+    async def _loaded(self, resident: Resident) -> Engine:
+        """Wait for the load, which goes on for the others when this waiter is cancelled."""
+        load = resident.load
+        assert load is not None
+        try:
+            return await asyncio.shield(load)
+        except asyncio.CancelledError:
+            if load.cancelled() and self._stopped:
+                raise BusyError(GOING_DOWN) from None
+            raise
 
     async def _load(self, key: str, resident: Resident) -> Engine:
         try:
@@ -187,12 +219,7 @@ class Residency:
                 await self._make_room(resident)
                 engine = resident.kind.create(_source(resident.model, resident.kind), resident.options)
                 try:
-                    await asyncio.wait_for(engine.load(), self._load_timeout / 1e9 if self._load_timeout > 0 else None)
-                except TimeoutError:
-                    await engine.close()
-                    raise ModelLoadError(
-                        f"loading {resident.model.name.shortest} took longer than OLLAMA_LOAD_TIMEOUT"
-                    ) from None
+                    await self._load_in_time(engine, resident.model)
                 except BaseException:
                     await engine.close()
                     raise
@@ -202,12 +229,31 @@ class Residency:
             raise
         if self._stopped:
             await engine.close()
-            raise BusyError("the server is shutting down")
+            raise BusyError(GOING_DOWN)
         resident.engine = engine
         resident.load = None
         if resident.users == 0:
             self._arm(resident)
         return engine
+
+    async def _load_in_time(self, engine: Engine, model: Model) -> None:
+        if not 0 < self._load_timeout < FOREVER_NS:
+            await engine.load()
+            return
+        loop = asyncio.get_running_loop()
+        seconds = self._load_timeout / 1e9
+
+        def progress(_: float) -> None:
+            if not stall.expired():
+                stall.reschedule(loop.time() + seconds)
+
+        try:
+            async with asyncio.timeout(seconds) as stall:
+                await engine.load(progress)
+        except TimeoutError:
+            raise ModelLoadError(
+                f"loading {model.name.shortest} made no progress for {seconds:g} s (OLLAMA_LOAD_TIMEOUT)"
+            ) from None
 
     async def _make_room(self, newcomer: Resident) -> None:
         """Evict idle models until the newcomer is within the limit; wait for one to finish if all are busy."""
@@ -225,7 +271,11 @@ class Residency:
             await self._freed.wait()
 
     async def _drain(self, key: str, resident: Resident) -> None:
-        """Wait until nobody uses a model that must be loaded anew with other options, then unload it."""
+        """Wait until nobody uses a model that must be loaded anew with other options, then unload it.
+
+        Those that would still fit it queue up behind, or a busy model would never change.
+        """
+        resident.leaving = True
         while resident.users > 0 and self._residents.get(key) is resident:
             self._freed.clear()
             await self._freed.wait()
@@ -324,6 +374,17 @@ class Residency:
         if resident.users == 0 and resident.engine is not None:
             await self._unload(key, resident)
 
+    def retire(self, name: Name) -> None:
+        """Unload whatever is loaded under a name that does not mean it any more, when its last request ends."""
+        for resident in list(self._residents.values()):
+            if resident.model.name.key == name.key and resident.model.origin != "file":
+                self._retire(resident)
+
+    def _retire(self, resident: Resident) -> None:
+        resident.keep_alive = 0
+        if resident.users == 0 and resident.engine is not None:
+            self._later(self._unload(_key(resident.model), resident))
+
     def loaded(self) -> list[Loaded]:
         """What is loaded now, longest life first."""
         rows = []
@@ -391,6 +452,8 @@ def _serves(resident: Resident, wanted: LoadOptions) -> bool:
     """Whether the loaded model can serve these options. num_ctx never reloads: the engine grows its cells."""
     if resident.load is not None:
         return True
+    if resident.leaving:
+        return False
     have = resident.options
     return have == wanted or replace(have, num_ctx=0) == replace(wanted, num_ctx=0)
 
