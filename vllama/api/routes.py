@@ -10,7 +10,7 @@ from vllama.api.ollama.chat import chat_endpoint, generate_endpoint
 from vllama.api.ollama.copy import copy_endpoint, delete_endpoint
 from vllama.api.ollama.create import create_endpoint
 from vllama.api.ollama.ps import ps_endpoint
-from vllama.api.ollama.root import root, status, version
+from vllama.api.ollama.root import root, status_endpoint, version
 from vllama.api.ollama.show import show_endpoint
 from vllama.api.ollama.tags import tags_endpoint
 from vllama.api.openai.chat import chat_completions_endpoint, completions_endpoint
@@ -33,7 +33,7 @@ def routes(service: Service) -> tuple[Route, ...]:
     return (
         Route(_READ, "/", root, "ollama", "Whether the server runs"),
         Route(_READ, "/api/version", version, "ollama", "The version of Ollama's API"),
-        Route(_GET, "/api/status", status, "ollama", "Whether cloud models can be used"),
+        Route(_GET, "/api/status", status_endpoint(service), "ollama", "Whether cloud models can be used"),
         Route(_POST, "/api/generate", generate_endpoint(service), "ollama", "Complete a prompt"),
         Route(_POST, "/api/chat", chat_endpoint(service), "ollama", "Answer a conversation"),
         missing("POST", "/api/embed", "ollama", "Embed texts"),

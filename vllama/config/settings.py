@@ -227,7 +227,7 @@ class Settings:
         False,
         "NO_CLOUD",
         "bool",
-        "Report the cloud as disabled; vLLama itself never uses it.",
+        "Let `/api/status` name the environment as what disabled the cloud; vLLama itself never uses it.",
         values.strict_bool,
         ollama=values.ollama_bool,
     )

@@ -56,13 +56,11 @@ def tag_images(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     number = 0
     tagged = []
     for message in messages:
-        prefix, content = "", message.content
-        for _ in message.images:
-            tag = f"[img-{number}]"
-            number += 1
-            if "[img]" in content:
-                content = content.replace("[img]", tag, 1)
-            else:
-                prefix += tag
-        tagged.append(replace(message, content=prefix + content))
+        # Split once: with an image list and a text as long as a body may be, replacing one by one takes minutes.
+        parts = message.content.split("[img]", len(message.images))
+        tags = [f"[img-{number + i}]" for i in range(len(message.images))]
+        number += len(tags)
+        inside = len(parts) - 1
+        text = "".join(part for pair in zip(parts, [*tags[:inside], ""], strict=True) for part in pair)
+        tagged.append(replace(message, content="".join(tags[inside:]) + text))
     return tuple(tagged)

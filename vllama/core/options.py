@@ -14,6 +14,9 @@ from vllama.goquote import quote
 MIN_NUM_CTX = 4
 """The least context a request can ask for, in tokens; anything less is taken as this."""
 
+MAX_STOPS = 1000
+"""Most stop strings of a request: every token is compared with all of them."""
+
 _log = logging.getLogger("vllama.options")
 
 
@@ -124,6 +127,8 @@ def _strings(name: str, value: Any) -> tuple[str, ...]:
         raise OptionError(f"option {quote(name)} must be of type array")
     if not all(isinstance(item, str) for item in value):
         raise OptionError(f"option {quote(name)} must be of an array of strings")
+    if len(value) > MAX_STOPS:
+        raise OptionError(f"option {quote(name)} must have at most {MAX_STOPS} strings")
     return tuple(value)
 
 

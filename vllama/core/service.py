@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,13 +18,13 @@ from functools import partial
 from typing import Any
 
 from vllama.config import Settings
-from vllama.core.answer import GOING_DOWN, Answer, ContextMaker, Instant
+from vllama.core.answer import Answer, ContextMaker, Instant
 from vllama.core.conversation import history, tag_images, tail, turns
 from vllama.core.options import Options, merge_options
 from vllama.core.prompting import Prompter, Prompting, template_values
 from vllama.core.replies import Reply
 from vllama.core.requests import ChatRequest, GenerateRequest
-from vllama.core.residency import Lease, Residency
+from vllama.core.residency import GOING_DOWN, Lease, Residency
 from vllama.engines.base import Constraint, Engine, Finished, Generation, LoadOptions, Started
 from vllama.engines.registry import EngineKind, choose
 from vllama.errors import (
@@ -51,6 +52,11 @@ TOO_LONG = (
     "context length in settings, or use a model with a longer context length"
 )
 DEFAULT_CONTEXT = 4096
+MAX_BATCH = 8192
+"""Most tokens of one step: buffers grow with it, and beyond this nothing gets faster."""
+
+LARGE = 64 << 10
+"""Characters of a conversation that is rendered in a thread, so that it never stops all streams."""
 Chooser = Callable[[Model], EngineKind]
 
 
@@ -85,6 +91,8 @@ class Service:
         )
         self._paths_allowed = settings.host.is_loopback
         self._draining = False
+        self._cores = os.cpu_count() or 1
+        self._files: dict[str, Model] = {}
 
     def _choose(self, model: Model) -> EngineKind:
         return choose("gguf" if model.gguf is not None else "scripted", self.settings.engine)
@@ -93,8 +101,10 @@ class Service:
         """Nothing to do yet but to be there; loads happen on demand."""
 
     async def preload(self, name: str) -> None:
-        """Load a model and keep it (`vllama serve --model`)."""
+        """Load a model (`vllama serve --model`). One that is a file can be asked for by its short name from then on."""
         model = self.resolve(name, allow_path=True)
+        if model.origin == "file":
+            self._files[model.name.key] = model
         lease, _, _ = await self._lease(model, {}, None)
         lease.release()
 
@@ -128,6 +138,9 @@ class Service:
         try:
             model = self.library.resolve(name, allow_path=allow_path or self._paths_allowed)
         except ModelNotFound:
+            known = self._files.get(Name.parse(name).key) if self._files else None
+            if known is not None:
+                return known
             if self.settings.engine != "scripted" or not Name.parse(name).valid:
                 raise
             # The scripted engine needs no weights, so it answers under any name.
@@ -306,13 +319,15 @@ class Service:
         load = LoadOptions(
             num_ctx=num_ctx,
             num_parallel=self.settings.num_parallel,
-            num_batch=options.num_batch,
+            num_batch=min(options.num_batch, MAX_BATCH),
             num_gpu=options.num_gpu,
             main_gpu=options.main_gpu,
-            num_thread=options.num_thread or self.settings.num_thread,
+            # More threads than cores only wait for each other.
+            num_thread=min(max(0, options.num_thread) or self.settings.num_thread, self._cores),
             use_mmap=options.use_mmap,
             flash_attention=self.settings.flash_attention,
             kv_cache_type=self.settings.kv_cache_type,
+            extra=(("debug", "1"),) if self.settings.debug > 1 else (),
         )
         lease = await self.residency.acquire(model, load, keep_alive)
         train = lease.engine.facts.train_ctx
@@ -337,17 +352,17 @@ class Service:
         fits without asking the tokenizer, for a token is at least one byte.
         """
         tagged = tag_images(messages)
-        prompt = prompting.render(tagged, tools, think)
+        prompt = await _rendered(prompting, tagged, tools, think)
         limit = num_ctx
         if not truncate or len(messages) < 2 or await _fits(engine, prompt, limit):
             return prompt
         low, high = 1, len(tagged) - 1
-        best = prompting.render(tail(messages, high), tools, think)
+        best = await _rendered(prompting, tail(messages, high), tools, think)
         dropped = high
         # Each dropped message makes the prompt shorter, so the first cut that fits is found by halving.
         while low < high:
             middle = (low + high) // 2
-            text = prompting.render(tail(messages, middle), tools, think)
+            text = await _rendered(prompting, tail(messages, middle), tools, think)
             if await _fits(engine, text, limit):
                 best, dropped, high = text, middle, middle
             else:
@@ -371,7 +386,9 @@ class Service:
     ) -> Reply:
         options = job.options
         try:
-            constraint = _constraint(job.format)
+            # A schema may take a while to become a grammar.
+            schema = isinstance(job.format, dict)
+            constraint = await asyncio.to_thread(_constraint, job.format) if schema else _constraint(job.format)
             if constraint is not None and thinking is not None and constrain_after:
                 constraint = replace(constraint, after=constrain_after)
             generation = Generation(
@@ -416,6 +433,15 @@ class Service:
             cached_tokens=started.cached_tokens,
             truncated_tokens=started.truncated_tokens,
         )
+
+
+async def _rendered(
+    prompting: Prompting, messages: tuple[Message, ...], tools: tuple[Tool, ...], think: Think | None
+) -> str:
+    """The prompt; a long conversation is rendered off the event loop."""
+    if len(messages) > LARGE // 256 or sum(len(m.content) for m in messages) > LARGE:
+        return await asyncio.to_thread(prompting.render, messages, tools, think)
+    return prompting.render(messages, tools, think)
 
 
 async def _fits(engine: Engine, prompt: str, limit: int) -> bool:

@@ -32,7 +32,7 @@ class Library:
         Raises `RequestError` ("invalid model name", or two endings) and `ModelNotFound`.
         """
         if allow_path and looks_like_path(name):
-            return model_from_file(Path(name).expanduser(), self.inspect)
+            return model_from_file(name, self.inspect)
         if not name.strip():
             raise ModelNotFound(f"model '{name}' not found")
         # a tag that is really called "cloud" or "local" exists: copies may be named so
@@ -75,13 +75,15 @@ def looks_like_path(text: str) -> bool:
     return text.startswith(("./", "../", "/", "~")) or os.sep in text or Path(text).is_file()
 
 
-def model_from_file(path: Path, inspect: Inspect | None = None) -> Model:
+def model_from_file(text: str | Path, inspect: Inspect | None = None) -> Model:
     """A model that is nothing but a GGUF file. Raises `ModelNotFound` or `ModelLoadError`."""
-    path = Path(os.path.abspath(path))
     try:
+        path = Path(os.path.abspath(Path(text).expanduser()))
         stat = path.stat()
     except OSError as error:
-        raise ModelNotFound(f"cannot open {path}: {error.strerror}") from error
+        raise ModelNotFound(f"cannot open {text}: {error.strerror}") from error
+    except (ValueError, RuntimeError) as error:  # a NUL or a lone surrogate in it; ~ of nobody
+        raise ModelNotFound(f"cannot open {text}: {error}") from error
     if not path.is_file():
         raise ModelLoadError(f"cannot open {path}: not a regular file")
     metadata = read_metadata(path)

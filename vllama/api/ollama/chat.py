@@ -7,17 +7,18 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from vllama.api import envelopes
-from vllama.api.http import DisconnectWatcher, Endpoint, Receive, Scope, Send, read_body
+from vllama.api.http import DisconnectWatcher, Endpoint, Receive, Scope, Send, header, read_body
 from vllama.api.read import read_chat, read_generate
 from vllama.api.streaming import ChatShape, GenerateShape, answer
 from vllama.core.replies import Reply
 from vllama.core.requests import ChatRequest, GenerateRequest
-from vllama.errors import VllamaError
+from vllama.errors import ForbiddenError, VllamaError
+from vllama.models.library import looks_like_path
 
 if TYPE_CHECKING:
     from vllama.core.service import Service
 
-LARGE = 1 << 20
+LARGE = 64 << 10
 """Bodies of more bytes than this are parsed in a thread, so that one of them never stops all streams."""
 
 T = TypeVar("T")
@@ -29,6 +30,15 @@ async def parsed(read: Callable[[bytes], T], body: bytes) -> T:
     if len(body) > LARGE:
         return await asyncio.to_thread(read, body)
     return read(body)
+
+
+def forbid_files(scope: Scope, model: str) -> None:
+    """A file's path is no name of a model for web pages: the errors would tell them which files exist.
+
+    Browsers put Origin on every request whose answer a page could read.
+    """
+    if looks_like_path(model) and header(scope, b"origin") is not None:
+        raise ForbiddenError("a model cannot be named by its file from a web page")
 
 
 def chat_endpoint(service: Service) -> Endpoint:
@@ -46,6 +56,7 @@ def _endpoint(
 ) -> Endpoint:
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
         request = await parsed(read, await read_body(scope, receive))
+        forbid_files(scope, request.model)
         stream = request.stream is not False
         # Loading a model and waiting for a free sequence may take long: a client that goes away meanwhile
         # must not leave its request behind.

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from vllama.api.http import TEXT_UTF8, Receive, Scope, Send, dumps, send_json
+from typing import TYPE_CHECKING
+
+from vllama.api.http import TEXT_UTF8, Endpoint, Receive, Scope, Send, dumps, send_json
+
+if TYPE_CHECKING:
+    from vllama.core.service import Service
 
 OLLAMA_API = "0.33.0"
 """The Ollama release whose API this server speaks. Clients switch features on and off by it; vLLama's own version
@@ -10,7 +15,6 @@ is in the header `X-vLLama-Version`."""
 
 _RUNNING = b"Ollama is running"
 _VERSION = dumps({"version": OLLAMA_API})
-_STATUS = dumps({"cloud": {"disabled": True, "source": "config"}})
 
 
 async def root(scope: Scope, receive: Receive, send: Send) -> None:
@@ -23,6 +27,11 @@ async def version(scope: Scope, receive: Receive, send: Send) -> None:
     await send_json(send, 200, _VERSION)
 
 
-async def status(scope: Scope, receive: Receive, send: Send) -> None:
+def status_endpoint(service: Service) -> Endpoint:
     """Whether cloud models can be used: never."""
-    await send_json(send, 200, _STATUS)
+    payload = dumps({"cloud": {"disabled": True, "source": "env" if service.settings.no_cloud else "config"}})
+
+    async def status(scope: Scope, receive: Receive, send: Send) -> None:
+        await send_json(send, 200, payload)
+
+    return status

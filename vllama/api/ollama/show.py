@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from vllama.api.http import Endpoint, Receive, Scope, Send, dumps, read_body, send_json
+from vllama.api.ollama.chat import forbid_files
 from vllama.api.read import read_show
 from vllama.errors import ForbiddenError, ModelNotFound, RequestError
 from vllama.models.library import looks_like_path
@@ -37,8 +38,9 @@ def find_shown(service: Service, text: str) -> Model:
 def show_endpoint(service: Service) -> Endpoint:
     """POST /api/show. Reads the GGUF's header in a thread: with `verbose` it can be megabytes of vocabulary."""
 
-    def read(body: bytes) -> bytes:
+    def read(scope: Scope, body: bytes) -> bytes:
         request = read_show(body)
+        forbid_files(scope, request.model)
         model = find_shown(service, request.model)
         return dumps(
             describe(
@@ -53,6 +55,6 @@ def show_endpoint(service: Service) -> Endpoint:
 
     async def show(scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body(scope, receive)
-        await send_json(send, 200, await asyncio.to_thread(read, body))
+        await send_json(send, 200, await asyncio.to_thread(read, scope, body))
 
     return show

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from vllama.api.bodies import OpenAIExtras
 from vllama.api.envelopes import openai_request, send_error
 from vllama.api.http import DisconnectWatcher, Endpoint, Receive, Scope, Send, read_body
-from vllama.api.ollama.chat import parsed
+from vllama.api.ollama.chat import forbid_files, parsed
 from vllama.api.openai.streaming import ChatShape, CompletionShape, Shape, answer
 from vllama.api.read import FieldError
 from vllama.api.read_openai import read_openai_chat, read_openai_completion
@@ -45,6 +45,7 @@ def _endpoint(
         except RequestError as error:
             await send_error(send, openai_request(error))
             return
+        forbid_files(scope, extras.model)
         # Loading a model and waiting for a free sequence may take long: a client that goes away meanwhile
         # must not leave its request behind.
         async with DisconnectWatcher(receive) as watcher:

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from vllama.api.http import JSON, Endpoint, Receive, Scope, Send, dumps, send_json
+from vllama.api.ollama.chat import forbid_files
 from vllama.api.ollama.show import find_shown
 from vllama.models.model import Model
 from vllama.models.names import Name
@@ -37,6 +38,7 @@ def model_endpoint(service: Service) -> Endpoint:
 
     async def model(scope: Scope, receive: Receive, send: Send) -> None:
         name: str = scope["path_params"]["model"]
+        forbid_files(scope, name)
         found = await asyncio.to_thread(find_shown, service, name)
         entry = _entry(name, Name.parse(name).namespace, found)
         await send_json(send, 200, dumps(entry) + b"\n", JSON)
