@@ -103,16 +103,21 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     assert running.stop() == 0
 
 
+@pytest.fixture(scope="session")
+def ollama_binary() -> str:
+    """Where the real `ollama` is; the test is skipped before any server starts if there is none."""
+    return programs.need("ollama")
+
+
 @pytest.fixture(scope="module")
-def cli(ours: Server, tmp_path_factory: pytest.TempPathFactory) -> Ollama:
+def cli(ollama_binary: str, ours: Server, tmp_path_factory: pytest.TempPathFactory) -> Ollama:
     """The real command line, pointed at our server."""
-    return Ollama(programs.need("ollama"), ours.url, tmp_path_factory.mktemp("home"))
+    return Ollama(ollama_binary, ours.url, tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ollama]:
+def real(ollama_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ollama]:
     """A real Ollama server with an empty store, and the command line pointed at it."""
-    binary = programs.need("ollama")
     home = tmp_path_factory.mktemp("real")
     port = free_port()
     env = clean_environ() | {
@@ -122,5 +127,5 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ollama]:
         "LLAMA_ARG_THREADS": "1",
     }
     url = f"http://127.0.0.1:{port}"
-    with started([binary, "serve"], env, home, f"{url}/api/version"):
-        yield Ollama(binary, url, home)
+    with started([ollama_binary, "serve"], env, home, f"{url}/api/version"):
+        yield Ollama(ollama_binary, url, home)

@@ -71,7 +71,7 @@ def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_same_bytes(ours: Server, raw: str, prompt: str, sampling: str) -> None:
+def test_same_bytes(raw: str, ours: Server, prompt: str, sampling: str) -> None:
     text = PROMPTS[prompt]
     options = NEUTRAL | SAMPLINGS[sampling]
     post(f"{ours.url}/api/generate", {"model": MODEL, "keep_alive": 0, "stream": False})
@@ -86,7 +86,7 @@ def test_same_bytes(ours: Server, raw: str, prompt: str, sampling: str) -> None:
 
 
 @pytest.mark.parametrize("stop", [[" the"], ["9", "8"], ["\n"], ["no such text"]])
-def test_same_stops(ours: Server, raw: str, stop: list[str]) -> None:
+def test_same_stops(raw: str, ours: Server, stop: list[str]) -> None:
     text = "3, 4, 5, 6, 7,"
     options = {**NEUTRAL, "stop": stop}
     post(f"{ours.url}/api/generate", {"model": MODEL, "keep_alive": 0, "stream": False})
@@ -98,7 +98,7 @@ def test_same_stops(ours: Server, raw: str, stop: list[str]) -> None:
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_same_token_count(ours: Server, raw: str, prompt: str) -> None:
+def test_same_token_count(raw: str, ours: Server, prompt: str) -> None:
     """Greedy answers aside: the prompt alone, counted by the other server's tokenizer."""
     tokens = post(f"{raw}/tokenize", {"content": PROMPTS[prompt], "add_special": True})["tokens"]
     body = {"model": MODEL, "prompt": PROMPTS[prompt], "raw": True, "stream": False, "options": {"num_predict": 1}}
@@ -118,7 +118,7 @@ def test_same_token_count(ours: Server, raw: str, prompt: str) -> None:
     ],
     ids=["user", "system", "turns"],
 )
-def test_same_chat_prompt(ours: Server, raw: str, messages: list[dict[str, str]]) -> None:
+def test_same_chat_prompt(raw: str, ours: Server, messages: list[dict[str, str]]) -> None:
     """The GGUF's own Jinja template, run by two different interpreters."""
     body = {"model": MODEL, "messages": messages, "stream": False, "_debug_render_only": True}
     us = post(f"{ours.url}/api/chat", body)["_debug_info"]["rendered_template"]
