@@ -137,6 +137,7 @@ async def test_copy_and_delete(client: httpx.AsyncClient, service: StoreService)
     assert len(service.library.models()) == 2
     answer = await client.request("DELETE", "/api/delete", json={"model": "tiny"})
     assert (answer.status_code, answer.content) == (200, b"")
+    assert [name.shortest for name in service.retired] == ["tiny:latest"]
     answer = await client.request("DELETE", "/api/delete", json={"model": "tiny"})
     assert (answer.status_code, answer.json()) == (404, {"error": "model 'tiny' not found"})
     answer = await client.post("/api/copy", json={"source": "<x>&", "destination": "ok"})

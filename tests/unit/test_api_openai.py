@@ -58,6 +58,7 @@ class ScriptedService:
 
     def __init__(self, reply: ScriptedReply, fail: Callable[[Any], VllamaError | None] | None = None) -> None:
         self.settings = Settings()
+        self.draining = False
         self.library = SimpleNamespace(models=list)
         self.residency = SimpleNamespace(loaded=list)
         self.reply = reply

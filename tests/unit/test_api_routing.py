@@ -51,6 +51,7 @@ class DoubleService:
 
     def __init__(self, **settings: Any) -> None:
         self.settings = Settings(**settings)
+        self.draining = False
         self.library = EmptyLibrary()
         self.residency = SimpleNamespace(loaded=list)
         self.calls: list[str] = []

@@ -44,7 +44,9 @@ def service(tmp_path: Path, recording: Recording, **settings: Any) -> Service:
 
 
 @pytest.mark.parametrize(
-    "path", ["/a\x00.gguf", "~nobody-of-that-name/x.gguf", "/\ud800.gguf", "/" + "a" * 5000 + ".gguf"]
+    "path",
+    ["/a\x00.gguf", "~nobody-of-that-name/x.gguf", "/\ud800.gguf", "/" + "a" * 5000 + ".gguf"],
+    ids=["nul", "nobody", "surrogate", "long"],
 )
 def test_a_path_that_cannot_be_one_is_not_found(tmp_path: Path, path: str) -> None:
     with pytest.raises(ModelNotFound, match="cannot open"):

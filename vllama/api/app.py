@@ -6,6 +6,7 @@ document and its pages.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -31,7 +32,8 @@ from vllama.api.http import (
 from vllama.api.routes import routes
 from vllama.api.routing import Path, Redirect, Route, RouteTable
 from vllama.api.security import Guard
-from vllama.errors import RequestCanceled, VllamaError
+from vllama.core.residency import GOING_DOWN
+from vllama.errors import BusyError, RequestCanceled, VllamaError
 
 if TYPE_CHECKING:
     from vllama.core.service import Service
@@ -76,6 +78,7 @@ class Gateway(FastAPI):
             lifespan=lifespan,
             redoc_url=None,
         )
+        self._service = service
         self.guard = Guard(service.settings.origins, listen)
         self.table = RouteTable((*routes(service), *self._pages()))
         self._static = self.table.static
@@ -114,6 +117,12 @@ class Gateway(FastAPI):
                 await endpoint(scope, receive, answer)
         except VllamaError as error:
             await _failed(error, path, answer, scope)
+        except asyncio.CancelledError:
+            # Only the end of the server cancels a request from outside.
+            if not self._service.draining:
+                raise
+            if not answer.started:
+                await send_error(answer, BY_API[path.api](BusyError(GOING_DOWN)))
         except Exception:
             if answer.started:
                 raise  # the server logs it and cuts the connection, so that the client sees the answer is not whole

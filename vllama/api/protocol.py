@@ -1,4 +1,5 @@
-"""uvicorn's HTTP protocol with one difference: a chunked body may come with a Content-Length.
+"""uvicorn's HTTP protocol with two differences: a head has a largest size, as in Go, and a chunked body may come
+with a Content-Length.
 
 RFC 9112 lets a server read such a request by its chunks alone if it closes the connection afterwards, which
 takes away what a smuggler would gain. Ollama reads it, and clients send it.
@@ -10,6 +11,12 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+HEAD_LIMIT = 1 << 20
+"""Most bytes of a request's line and headers; what is beyond would only fill the memory."""
+
+
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
 
 class Protocol(HttpToolsProtocol):
     """For uvicorn's `http` setting."""
@@ -17,9 +24,26 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.parser.set_dangerous_leniencies(lenient_chunked_length=True)
+        self._head = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Count what comes while a head is not complete."""
+        before = self._head
+        super().data_received(data)
+        if self._head and self._head == before:
+            self._head += len(data)
+            if self._head > HEAD_LIMIT and not self.transport.is_closing():
+                self.transport.write(_TOO_LARGE)
+                self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._head = 1
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Forget a Content-Length that the chunks overrule, and keep nothing alive behind it."""
+        self._head = 0
         names = {name for name, _ in self.headers}
         twofold = b"transfer-encoding" in names and b"content-length" in names
         if twofold:

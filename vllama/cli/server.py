@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vllama.server")
 
+LINGER_S = 1.0
+"""How long connections may stay open once no model works any more: enough to send what is left."""
+
 AFTER_GRACE_S = 5.0
 """How long answers that were told to end may take to say so, and engines to go."""
 
@@ -67,7 +70,7 @@ def run_server(settings: Settings, sock: socket.socket | None = None, *, until_e
 
     service = build_service(settings)
     for name in settings.preload:
-        service.resolve(name)
+        service.resolve(name, allow_path=True)
     config = uvicorn.Config(
         create_app(service),
         loop="uvloop" if _has("uvloop") else "asyncio",
@@ -101,6 +104,7 @@ class Server(uvicorn.Server):
         self.engine = engine
         self.failure: VllamaError | None = None
         self._ready: asyncio.Task[None] | None = None
+        self._drain: asyncio.Task[None]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -119,20 +123,35 @@ class Server(uvicorn.Server):
             )
             self.should_exit = True
             return
-        url = self.settings.host.url if self.settings.host.name else f"port {self.settings.host.port} of every address"
+        host = replace(self.settings.host, scheme="http", path="")  # what a proxy in front of us makes of it
+        url = host.url if host.name else f"port {host.port} of every address"
         print(f"vLLama {__version__} listening on {url} (engine: {self.engine})", file=sys.stderr, flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._ready is not None:
             self._ready.cancel()
-        drain = asyncio.create_task(self.service.drain(self.settings.shutdown_grace / NS_PER_SECOND))
+        drain = self._drain = asyncio.create_task(self.service.drain(self.settings.shutdown_grace / NS_PER_SECOND))
         await super().shutdown(sockets)
         if self.force_exit:
             drain.cancel()
+            with contextlib.suppress(TimeoutError):  # uvicorn leaves this out, and the task would die with a traceback
+                await asyncio.wait_for(self.lifespan.shutdown(), AFTER_GRACE_S)
         with contextlib.suppress(asyncio.CancelledError, TimeoutError):
             await asyncio.wait_for(drain, AFTER_GRACE_S)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.service.stop(), AFTER_GRACE_S)
+
+    async def _wait_tasks_to_complete(self) -> None:
+        """As uvicorn's, but a client that never sends the rest of its request holds nobody up."""
+        rest = asyncio.create_task(super()._wait_tasks_to_complete())
+        try:
+            await asyncio.wait({rest, self._drain}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({rest}, timeout=LINGER_S)
+            for task in self.server_state.tasks:
+                task.cancel()
+            await asyncio.wait({rest}, timeout=LINGER_S)
+        finally:
+            rest.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
