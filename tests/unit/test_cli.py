@@ -543,3 +543,70 @@ def test_every_command_and_flag_is_documented() -> None:
                 continue
             missing += [f"{name} {flag}" for flag in parameter.opts if flag.startswith("--") and f"`{flag}" not in page]
     assert not missing
+
+
+def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """A child in which a test may close and change what belongs to the whole process."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        env={"PATH": "/usr/bin:/bin", "VLLAMA_CONFIG": os.devnull, **env},
+        check=False,
+    )
+
+
+def test_closed_standard_streams_become_dev_null() -> None:
+    code = (
+        "import os, sys\n"
+        "for n in (0, 1, 2): os.close(n)\n"
+        "sys.stdin = sys.stdout = sys.stderr = None\n"
+        "from vllama.cli.main import main\n"
+        "try: main(['config'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        # The next file must not become anybody's standard input.
+        "os._exit(0 if os.open(os.devnull, os.O_RDONLY) > 2 else 7)\n"
+    )
+    assert python(code, HOME="/nonexistent").returncode == 0
+
+
+def test_text_that_a_stream_cannot_encode_is_no_error() -> None:
+    code = (
+        "from vllama.cli.main import main\n"
+        "import vllama.cli.listing as listing\n"
+        "listing.print_settings = lambda *a, **k: print('caf\\xe9 \\u6771')\n"
+        "main(['config'])\n"
+    )
+    for env in ({"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
+        done = python(code, HOME="/nonexistent", **env)
+        assert (done.returncode, done.stdout) == (0, "caf? ?\n"), done.stderr
+
+
+def test_a_user_without_a_home_can_use_every_command() -> None:
+    code = (
+        "import pwd\n"
+        "def nobody(who): raise KeyError(who)\n"
+        "pwd.getpwuid = pwd.getpwnam = nobody\n"
+        "from vllama.cli.main import main\n"
+        "main(['config', '--json'])\n"
+    )
+    done = python(code, VLLAMA_CONFIG="")
+    assert done.returncode == 0, done.stderr
+    assert "/nonexistent/.ollama/models" in done.stdout
+
+
+def test_a_prompt_of_bytes_that_are_no_text_can_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllama.cli import main as module
+    from vllama.cli import run
+
+    asked: list[run.Question] = []
+
+    def ask(question: run.Question, *_: object) -> int:
+        asked.append(question)
+        return 0
+
+    monkeypatch.setattr(run, "run_model", ask)
+    with pytest.raises(SystemExit):
+        module.main(["run", "m", "a\udcffb"])
+    assert asked[0].prompt == "a\ufffdb"

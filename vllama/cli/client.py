@@ -89,10 +89,13 @@ def serves_vllama(host: Host) -> str:
     """The version of the vLLama that answers there; "" if nothing does, or another program."""
     target = host.connectable
     try:
-        response = httpx.get(f"{target.url}/api/version", timeout=PROBE_TIMEOUT_S, trust_env=not target.is_loopback)
+        # Only the head: another program's body may be of any length.
+        with httpx.stream(
+            "GET", f"{target.url}/api/version", timeout=PROBE_TIMEOUT_S, trust_env=not target.is_loopback
+        ) as response:
+            return str(response.headers.get(VERSION_HEADER, ""))
     except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return ""
-    return str(response.headers.get(VERSION_HEADER, ""))
 
 
 def _object(text: bytes, url: str) -> dict[str, Any]:

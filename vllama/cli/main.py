@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -130,7 +131,8 @@ def run(
 
     question = Question(
         model=options.model_name(model),
-        prompt=" ".join(prompt or ()),
+        # Bytes of the command line that are no UTF-8 arrive as lone surrogates, which JSON cannot hold.
+        prompt=" ".join(prompt or ()).encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
         verbose=verbose,
         format=options.output_format(format),
         keep_alive=options.keep_alive(keepalive),
@@ -261,6 +263,9 @@ def main(arguments: list[str] | None = None) -> None:
     from vllama.errors import VllamaError
 
     given = sys.argv[1:] if arguments is None else arguments
+    _mend_standard_streams()
+    if os.path.expanduser("~") == "~":  # a user without a home: what would be there is not found and not kept
+        os.environ["HOME"] = "/nonexistent"
     try:
         try:
             app(args=_bare_think(given), prog_name="vllama")
@@ -274,6 +279,24 @@ def main(arguments: list[str] | None = None) -> None:
         _leave_pipe()
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), error)
+
+
+def _mend_standard_streams() -> None:
+    """Standard streams that the caller closed become /dev/null, and text that a stream cannot encode becomes "?".
+
+    A file or socket that is opened next would get the number of the closed one, and a child process would
+    take it for its standard input.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
+            stream.reconfigure(errors="replace")
 
 
 def _bare_think(arguments: list[str]) -> list[str]:

@@ -30,7 +30,7 @@ def model_name(text: str) -> str:
     """A model's name for a request: a GGUF file's is its absolute path. Raises NotFoundError without that file."""
     if not text.lower().endswith(".gguf"):
         return text
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if path.is_file():
         return str(path.resolve())
     if os.sep in text:

@@ -110,7 +110,7 @@ def _with_port(host: Host, port: object) -> Host:
 def _toml_path(env: Mapping[str, str], *, default: bool) -> Path | None:
     """The file to read: the one VLLAMA_CONFIG names, or the user's own if it is there."""
     if named := trim(env.get("VLLAMA_CONFIG", "")):
-        return Path(named).expanduser()
+        return Path(os.path.expanduser(named))
     if not default:
         return None
     path = user_toml()

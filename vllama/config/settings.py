@@ -86,7 +86,7 @@ class Settings:
         default_text="127.0.0.1:11434",
     )
     models_dir: Path = _setting(  # noqa: RUF009
-        Path("~/.ollama/models").expanduser(),
+        values.user_path("~/.ollama/models"),
         "MODELS",
         "path",
         "The model store, in Ollama's own layout; an existing one is used as it is.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -107,8 +108,8 @@ def path(text: str) -> Path:
 
 
 def user_path(text: str) -> Path:
-    """A path; a leading ~ is the user's home."""
-    return Path(text).expanduser()
+    """A path; a leading ~ is the user's home, if there is one."""
+    return Path(os.path.expanduser(text))
 
 
 def origins(text: str) -> tuple[str, ...]:
