@@ -60,6 +60,7 @@ def slot(**changes: Any) -> Slot:
         lag_ns=[1000, 2000, 3000],
         control_work_ns=100,
         steal=0.0,
+        foreign=0.0,
         load1=0.0,
         no_delay=True,
     )
@@ -206,6 +207,7 @@ def damaged(**fields: Any) -> Run:
         ({"no_delay": False}, "N1 (vllama)"),
         ({"lag_ns": [1, 10**9, 10**9]}, "K1 (vllama)"),
         ({"steal": 0.5}, "E1"),
+        ({"foreign": 0.5}, "E1"),
         ({"others_cpu_s": 0.1}, "E2 (vllama)"),
         ({"error": "closed"}, "A2 (vllama)"),
         ({"requests": 2}, "A1 (vllama)"),

@@ -35,9 +35,13 @@ def test_probes_see_this_process() -> None:
     assert probe.pss([2**22 + 1]) == 0
 
 
-def test_steal_is_a_share_or_unknown() -> None:
-    assert probe.steal_share((5, 100), (10, 200)) == 0.05
-    assert probe.steal_share((-1, 0), (-1, 0)) == -1.0
+def test_shares_of_the_machine_are_known_or_minus_one() -> None:
+    before, after = probe.Ticks(100, 5, 1000), probe.Ticks(160, 10, 1100)
+    hz = os.sysconf("SC_CLK_TCK")
+    assert probe.steal_share(before, after) == 0.05
+    assert probe.foreign_share(before, after, 20 / hz) == pytest.approx(0.4)
+    assert probe.foreign_share(before, after, 100 / hz) == 0.0
+    assert probe.steal_share(None, after) == probe.foreign_share(before, None, 0.0) == -1.0
 
 
 def test_a_listening_socket_is_found_with_its_owner() -> None:

@@ -27,6 +27,7 @@ MAX_FAR_SHARE = 0.01
 
 MAX_IDLE_SHARE = 0.01
 MAX_STEAL = 0.05
+MAX_FOREIGN = 0.05
 MAX_DRIFT = 0.10
 MAX_LAG_SHARE = 0.05
 MAX_ERROR_RATE = 0.005
@@ -221,13 +222,16 @@ def machine_quiet(run: Run, _: str) -> Verdict:
     """E1."""
     work = [float(slot.control_work_ns) for slot in run.slots]
     stolen = [slot.steal for slot in run.slots if slot.steal >= 0]
+    foreign = [slot.foreign for slot in run.slots if slot.foreign >= 0]
     if not work:
         return Verdict(None, "nothing to judge")
     drift = relative_spread(work)
     steal = sorted(stolen)[int(0.95 * (len(stolen) - 1))] if stolen else 0.0
+    strangers = median(foreign) if foreign else 0.0
     return Verdict(
-        drift <= MAX_DRIFT and steal <= MAX_STEAL,
-        f"a fixed piece of work varied by {drift:.1%}; p95 of stolen CPU time {steal:.1%}",
+        drift <= MAX_DRIFT and steal <= MAX_STEAL and strangers <= MAX_FOREIGN,
+        f"a fixed piece of work varied by {drift:.1%}; p95 of stolen CPU time {steal:.1%}; "
+        f"other programs used {strangers:.1%} of the machine",
     )
 
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -65,20 +66,42 @@ def _cpu(pid: int) -> float:
     return float(times.user + times.system)
 
 
-def steal_ticks() -> tuple[int, int]:
-    """(stolen, total) CPU time of the machine in ticks; (-1, 0) where unknown."""
-    try:
-        first = Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]
-    except OSError:
-        return -1, 0
-    ticks = [int(x) for x in first]
-    return ticks[7], sum(ticks)
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """CPU time of the whole machine since boot, in ticks of `hz`: working, taken by the hypervisor, and altogether."""
+
+    busy: int
+    stolen: int
+    total: int
+
+    @classmethod
+    def now(cls) -> Ticks | None:
+        """None where the system does not say."""
+        try:
+            first = Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]
+        except OSError:
+            return None
+        user, nice, system, idle, iowait, irq, softirq, stolen = (int(x) for x in first)
+        busy = user + nice + system + irq + softirq
+        return cls(busy, stolen, busy + idle + iowait + stolen)
 
 
-def steal_share(before: tuple[int, int], after: tuple[int, int]) -> float:
-    """The share of the machine's time between two `steal_ticks` that went to other guests; -1 = unknown."""
-    total = after[1] - before[1]
-    return -1.0 if total <= 0 or before[0] < 0 else (after[0] - before[0]) / total
+def steal_share(before: Ticks | None, after: Ticks | None) -> float:
+    """The share of the machine's time that went to other guests; -1 = unknown."""
+    if before is None or after is None or after.total <= before.total:
+        return -1.0
+    return (after.stolen - before.stolen) / (after.total - before.total)
+
+
+def foreign_share(before: Ticks | None, after: Ticks | None, known_s: float) -> float:
+    """The share of the machine's time that programs outside the benchmark used; -1 = unknown.
+
+    `known_s` are the CPU-seconds of the benchmark's own processes in the same time.
+    """
+    if before is None or after is None or after.total <= before.total:
+        return -1.0
+    known = known_s * os.sysconf("SC_CLK_TCK")
+    return max(0.0, (after.busy - before.busy - known) / (after.total - before.total))
 
 
 def control_work() -> int:

@@ -68,7 +68,8 @@ class Slot:
     `t_start` is on the machine's monotonic clock. `cpu_s` is the CPU time of the system's process tree in the
     slot, `others_cpu_s` that of all the other systems, which must stay idle. `lag_ns` is [median, p99, max] of the
     client loop's own delay; `client_cpu_s` its CPU time. `control_work_ns` is a fixed piece of work done before
-    the slot that no system can influence. `steal` is the share of CPU time the hypervisor took (-1 = unknown).
+    the slot that no system can influence. `steal` is the share of the machine's CPU time that the hypervisor took,
+    `foreign` the share that programs outside the benchmark took (-1 = unknown).
     """
 
     index: int
@@ -89,6 +90,7 @@ class Slot:
     lag_ns: list[int]
     control_work_ns: int
     steal: float
+    foreign: float
     load1: float
     no_delay: bool
     error: str = ""

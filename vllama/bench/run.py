@@ -295,7 +295,7 @@ class _Runner:
         work = probe.control_work()
         gc.collect()
         gc.disable()
-        steal = probe.steal_ticks()
+        ticks = probe.Ticks.now()
         cpu, cpu_others, own = probe.cpu_seconds(pids), probe.cpu_seconds(others), time.process_time()
         error = ""
         samples: list[Sample] = []
@@ -309,7 +309,7 @@ class _Runner:
             ended = time.monotonic_ns()
         own = time.process_time() - own
         cpu, cpu_others = probe.cpu_seconds(pids) - cpu, probe.cpu_seconds(others) - cpu_others
-        share = probe.steal_share(steal, probe.steal_ticks())
+        ticks_after = probe.Ticks.now()
         gc.enable()
         if later is not None:
             samples = later(index, began)
@@ -333,7 +333,8 @@ class _Runner:
             pss=probe.pss(system.pids()),
             lag_ns=lag.summary,
             control_work_ns=work,
-            steal=round(share, 5),
+            steal=round(probe.steal_share(ticks, ticks_after), 5),
+            foreign=round(probe.foreign_share(ticks, ticks_after, cpu + cpu_others + own), 5),
             load1=round(os.getloadavg()[0], 2),
             no_delay=system.no_delay,
             error=error,
