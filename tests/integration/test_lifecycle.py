@@ -24,10 +24,13 @@ LONG = {"model": MODEL, "prompt": "Once upon a time", "raw": True, "options": {"
 
 
 def stats(server: Server) -> dict[str, int]:
-    """The llama engine's counters from /health."""
-    models = httpx.get(f"{server.url}/health").json()["models"]
-    row: dict[str, int] = next(m for m in models if m["name"] == MODEL)
-    return row
+    """The llama engine's counters from /health, which leaves them out while the worker is in a long step."""
+    for _ in range(60):
+        models = httpx.get(f"{server.url}/health", timeout=60).json()["models"]
+        row: dict[str, int] = next(m for m in models if m["model"] == MODEL)
+        if "active" in row:
+            return row
+    pytest.fail("the worker never told its counters")
 
 
 def wait_until(condition: object, what: str, seconds: float = 30) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from datetime import datetime
 
 import ollama
@@ -17,8 +18,10 @@ MESSAGES = [{"role": "user", "content": "Name three colours."}]
 
 
 @pytest.fixture
-def client(server: Server) -> ollama.Client:
-    return ollama.Client(host=server.url)
+def client(server: Server) -> Iterator[ollama.Client]:
+    client = ollama.Client(host=server.url)
+    yield client
+    client._client.close()  # it has no public way, and an open socket is a warning
 
 
 def test_list_has_the_packaged_model(client: ollama.Client) -> None:

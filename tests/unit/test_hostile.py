@@ -142,3 +142,30 @@ async def test_status_names_what_disabled_the_cloud(tmp_path: Path) -> None:
         b'{"cloud":{"disabled":true,"source":"config"}}',
         b'{"cloud":{"disabled":true,"source":"env"}}',
     ]
+
+
+async def test_health_has_counters_and_does_not_wait_for_an_engine_that_is_stuck(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import orjson
+
+    from vllama.api.ops import health as module
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def stuck(_: object) -> None:
+        await asyncio.Event().wait()
+
+    core = service(tmp_path, Recording())
+    await (await core.chat(ChatRequest("m"))).aclose()
+    await module.health(core)({}, None, send)  # type: ignore[arg-type]
+    monkeypatch.setattr(module, "STATS_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(ScriptedEngine, "stats", stuck)
+    await module.health(core)({}, None, send)  # type: ignore[arg-type]
+    full, short = (orjson.loads(message["body"])["models"][0] for message in sent[1::2])
+    assert full["active"] == full["output_tokens"] == 0
+    assert short == {"model": "m:latest", "engine": "scripted", "requests": 0}
+    await core.stop()

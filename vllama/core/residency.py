@@ -34,7 +34,10 @@ GOING_DOWN = "the server is shutting down"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """One row of `ps`. Sizes in bytes, `num_ctx` in tokens; `expires_at` has the local time zone."""
+    """One row of `ps`. Sizes in bytes, `num_ctx` in tokens; `expires_at` has the local time zone.
+
+    `handle` is the running engine, for its counters.
+    """
 
     model: Model
     engine: str
@@ -43,6 +46,7 @@ class Loaded:
     num_ctx: int
     expires_at: datetime
     busy: int
+    handle: Engine | None = None
 
 
 class Resident:
@@ -411,6 +415,7 @@ class Residency:
                     num_ctx=resident.num_ctx,
                     expires_at=expires,
                     busy=resident.users,
+                    handle=engine,
                 )
             )
         rows.sort(key=lambda row: row.expires_at, reverse=True)

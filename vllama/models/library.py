@@ -86,7 +86,10 @@ def model_from_file(text: str | Path, inspect: Inspect | None = None) -> Model:
         raise ModelNotFound(f"cannot open {text}: {error}") from error
     if not path.is_file():
         raise ModelLoadError(f"cannot open {path}: not a regular file")
-    metadata = read_metadata(path)
+    try:
+        metadata = read_metadata(path)
+    except ModelLoadError as error:
+        raise ModelLoadError(f"unable to load model: {path}: {error.text}") from error
     stamp = f"file:{path}:{stat.st_mtime_ns}"
     return Model(
         name=file_name(path),
