@@ -23,6 +23,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from vllama.bench import probe
 from vllama.bench.load import LagMeter
 from vllama.bench.plan import Cell, ModelFile, Plan
@@ -68,8 +70,36 @@ def file_sha256(path: Path) -> str:
 async def run(plan: Plan, root: Path, results: Path, say: Say) -> Path:
     """Measure a plan; returns the folder with the raw records.
 
-    Raises `ConfigError` when nothing can be compared. What was measured before an interruption is kept.
+    Raises `ConfigError` when nothing can be compared, or when another run is under way on this machine. What
+    was measured before an interruption is kept.
     """
+    with _alone():
+        return await _measure(plan, root, results, say)
+
+
+LOCK = Path(tempfile.gettempdir()) / "vllama-bench.lock"
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Two runs at a time would measure each other. The file says who runs."""
+    lock = filelock.FileLock(LOCK, timeout=0)
+    owner = LOCK.with_suffix(".owner")
+    try:
+        with lock:
+            owner.write_text(f"process {os.getpid()}")
+            try:
+                yield
+            finally:
+                owner.unlink(missing_ok=True)
+    except filelock.Timeout:
+        who = owner.read_text() if owner.exists() else "somebody"
+        raise ConfigError(
+            f"another benchmark runs on this machine ({who}); two at once would measure each other"
+        ) from None
+
+
+async def _measure(plan: Plan, root: Path, results: Path, say: Say) -> Path:
     gguf = model_path(plan.model)
     sha256 = await asyncio.to_thread(file_sha256, gguf)
     if plan.model.sha256 and plan.model.sha256 != sha256:
