@@ -52,3 +52,24 @@ def test_readme_has_the_two_commands() -> None:
     second = "python3 -m venv .venv && .venv/bin/python -m pip install nox && .venv/bin/nox -s tests"
     assert second in readme
     assert second in (ROOT / ".ci" / "run").read_text()
+
+
+def test_readme_numbers_are_those_of_the_results() -> None:
+    """The block between the markers is generated; editing it by hand, or forgetting to generate it, fails here."""
+    from vllama.bench.report import BEGIN, END, with_summary
+    from vllama.bench.results import read_run
+
+    readme = (ROOT / "README.md").read_text()
+    name = re.search(r"Run `([^`]+)`", readme.split(BEGIN)[1].split(END)[0])
+    assert name is not None, "the README shows no run: python -m vllama.bench report results/RUN --readme README.md"
+    assert with_summary(readme, read_run(ROOT / "results" / name[1])) == readme
+
+
+def test_reports_are_current() -> None:
+    from vllama.bench.report import is_current
+    from vllama.bench.results import read_run
+
+    runs = [folder for folder in (ROOT / "results").iterdir() if folder.is_dir()]
+    assert runs
+    for folder in runs:
+        assert is_current(read_run(folder), ROOT / "reports"), f"reports/{folder.name}.md is not what its records say"

@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     measure.add_argument("--out", type=Path, help="write below this folder instead of results/ and reports/")
     again = commands.add_parser("report", help="write the reports of result folders again")
     again.add_argument("runs", nargs="+", type=Path)
+    again.add_argument("--readme", type=Path, help="also replace the results in this page by those of the last run")
     again.add_argument("--check", action="store_true", help="only say whether they are current")
     cost = commands.add_parser("overhead", help="CPU time of the gateway above a bare ASGI application")
     overhead.add_arguments(cost)
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "run":
             return _run(args, root)
         if args.command == "report":
-            return _report(args.runs, root / "reports", check=args.check)
+            return _report(args.runs, root / "reports", args.readme, check=args.check)
         if args.command == "overhead":
             return asyncio.run(overhead.main(args, root, say))
         print(llama_server_build.build(root))
@@ -97,14 +98,22 @@ def _run(args: argparse.Namespace, root: Path) -> int:
     return EXIT_OK
 
 
-def _report(folders: Sequence[Path], reports: Path, *, check: bool) -> int:
+def _report(folders: Sequence[Path], reports: Path, readme: Path | None, *, check: bool) -> int:
     stale = []
+    measured = None
     for folder in folders:
         measured = read_run(folder)
         if not check:
             say(str(report.write(measured, reports)))
         elif not report.is_current(measured, reports):
             stale.append(folder.name)
+    if readme is not None and measured is not None:
+        text = readme.read_text(encoding="utf-8")
+        new = report.with_summary(text, measured)
+        if not check:
+            readme.write_text(new, encoding="utf-8")
+        elif new != text:
+            stale.append(readme.name)
     if stale:
         say(f"not current: {', '.join(stale)}")
         return EXIT_MISSED

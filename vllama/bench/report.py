@@ -383,6 +383,35 @@ def forest(run: Run, path: Path) -> bool:
     return True
 
 
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+
+def summary(run: Run) -> str:
+    """What a README shows of a run: the table, the losses, the goals, and whether all of it is valid."""
+    bad = failures(judge_all(run))
+    verdict = f"**Checks that failed: {', '.join(bad)}; see the report.**" if bad else "All validity checks passed."
+    parts = [
+        _scope(run),
+        _legend(run),
+        _main_table(run),
+        "Where vLLama is behind:",
+        _losses(run),
+        "Goals:",
+        _goals(run),
+        f"{verdict} [The whole report](reports/{run.name}.md), [raw records](results/{run.name}).",
+    ]
+    return "\n\n".join(part.strip("\n") for part in parts)
+
+
+def with_summary(readme: str, run: Run) -> str:
+    """The README with the block between its two markers replaced. Raises ValueError without them."""
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"no {BEGIN} ... {END}")
+    return f"{before}{BEGIN}\n{summary(run)}\n{END}{after}"
+
+
 def write(run: Run, reports: Path) -> Path:
     """Write reports/<run>.md (and its plot where matplotlib is installed); returns the page's path."""
     reports.mkdir(parents=True, exist_ok=True)

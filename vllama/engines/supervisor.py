@@ -142,5 +142,7 @@ def _environment() -> dict[str, str]:
     environment = dict(os.environ)
     home = str(Path(__file__).resolve().parents[2])
     path = environment.get("PYTHONPATH")
+    # Without it a failed assertion starts a debugger that holds everybody up for seconds.
+    environment.setdefault("GGML_NO_BACKTRACE", "1")
     environment["PYTHONPATH"] = f"{home}{os.pathsep}{path}" if path else home
     return environment

@@ -268,7 +268,7 @@ class LlamaEngine:
             adapters=[os.fspath(adapter) for adapter in self._source.adapters],
             cells=max(int(extra.get("kv_cells", CELLS)), options.num_ctx),
             live=min(options.num_parallel or LIVE, MAX_LIVE),
-            batch=max(options.num_batch, 32) if options.num_batch > 0 else BATCH,
+            batch=options.num_batch if options.num_batch > 0 else BATCH,
             gpu_layers=options.num_gpu,
             main_gpu=-1 if options.main_gpu is None else options.main_gpu,
             threads=threads,
@@ -370,8 +370,10 @@ def _crash(child: Child) -> EngineCrashed:
 def _reason(child: Child, code: int) -> str:
     """Why a worker died while it loaded: what it said last, or how it ended."""
     lines = [line for line in child.stderr if line.strip()]
+    # What a failed assertion says comes before what debuggers and the C library add.
+    said = next((line for line in lines if "GGML_ASSERT" in line), lines[-1] if lines else "")
     end = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return f"the worker ended with {end}" + (f": {lines[-1]}" if lines else "")
+    return f"the worker ended with {end}" + (f": {said}" if said else "")
 
 
 def _cores() -> int:

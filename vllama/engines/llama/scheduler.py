@@ -20,14 +20,16 @@ HEADROOM = 64
 FOLLOW = 64
 """A prompt waits for a running one to decode their common part if that saves at least so many tokens."""
 
-SHARE = 8
-"""Copying fewer tokens than this from another sequence is not worth a slot of its own."""
+IDLE = 1024
+"""Cells of prefix cache that may stay beside what runs, the sequence that ended last not counted: attention looks at
+every cell in every step. See docs/batching.md for what idle cells cost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """`cells` of KV memory, `slots` = sequence ids, `live` sequences at once, `batch` tokens in a step, `chunk`
-    prompt tokens in a step beside running decodes. The flags say what the model's memory can do: drop the tail of
+    prompt tokens in a step beside running decodes, `idle` cells of prefix cache that no running sequence shares
+    (attention walks over them in every step). The flags say what the model's memory can do: drop the tail of
     a sequence (`trim`), share a beginning (`copy`), move positions (`shift`)."""
 
     cells: int
@@ -35,6 +37,7 @@ class Limits:
     live: int = 32
     batch: int = 512
     chunk: int = 128
+    idle: int = IDLE
     trim: bool = True
     copy: bool = True
     shift: bool = True
@@ -129,6 +132,7 @@ class Scheduler:
         del slot.tokens[slot.filled :]
         self._tick += 1
         slot.used = self._tick
+        self._cap_idle()
 
     def no_room(self, plan: Plan) -> None:
         """The library found no cells for a plan although there should be some: make do with less."""
@@ -248,7 +252,7 @@ class Scheduler:
     def _share(self, found: list[Match]) -> Slot | None:
         """An empty slot that shares the cells of the longest match."""
         best = max(found, key=lambda match: match.ready, default=None)
-        if best is None or best.ready < SHARE or not self.limits.copy:
+        if best is None or not best.ready or not self.limits.copy:
             return None
         slot = self._empty_slot(keep=best.slot)
         if slot is best.slot:
@@ -308,6 +312,16 @@ class Scheduler:
     def _idle_slots(self) -> list[Slot]:
         """Slots that hold prefix cache only, the least recently used first."""
         return sorted((slot for slot in self.slots if slot.owner is None and slot.filled), key=lambda slot: slot.used)
+
+    def _cap_idle(self) -> None:
+        """Evict the oldest prefix cache over the limit; what finished last stays, however long it is."""
+        idle = self._idle_slots()
+        held = sum(slot.filled for slot in idle)
+        for slot in idle[:-1]:
+            if held <= self.limits.idle:
+                return
+            held -= slot.filled
+            self._forget(slot)
 
     def _make_room(self, need: int) -> bool:
         """Free cells by evicting prefix cache, then by growing. True when `need` cells are free."""

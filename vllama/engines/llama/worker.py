@@ -121,17 +121,19 @@ class Worker:
 
 
 def _batcher(load: frames.Load, model: Model) -> Batcher:
-    slots = 2 * load.live if not model.recurrent else load.live
+    slots = min(2 * load.live if not model.recurrent else load.live, 256)
+    # Every sequence may want logits in one step; the library aborts on more outputs than batch rows.
+    batch = max(load.batch, slots)
     context = Context(
         model,
         cells=load.cells,
-        slots=min(slots, 256),
-        batch=load.batch,
+        slots=slots,
+        batch=batch,
         threads=load.threads,
         flash_attention=load.flash_attention,
         kv_type=load.kv_cache_type,
     )
-    return Batcher(model, context, live=load.live, batch=load.batch, chunk=CHUNK, kv_type=load.kv_cache_type)
+    return Batcher(model, context, live=load.live, batch=batch, chunk=CHUNK, kv_type=load.kv_cache_type)
 
 
 def _watch(death: int) -> None:
