@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import gc
+import getpass
 import hashlib
 import importlib.util
 import json
@@ -77,7 +78,7 @@ async def run(plan: Plan, root: Path, results: Path, say: Say) -> Path:
         return await _measure(plan, root, results, say)
 
 
-LOCK = Path(tempfile.gettempdir()) / "vllama-bench.lock"
+LOCK = Path(tempfile.gettempdir()) / f"vllama-bench-{getpass.getuser()}.lock"
 
 
 @contextlib.contextmanager
