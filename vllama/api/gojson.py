@@ -30,7 +30,8 @@ NATIVE_EMPTY = "missing request body"
 MAX_DEPTH = 10_000
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
-_STRING_BODY = rb'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+'
+# Python before 3.11.3 matches a possessive group that fails halfway wrongly: only the class inside may be possessive.
+_STRING_BODY = rb'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*'
 _STRING = re.compile(b'"' + _STRING_BODY + b'"')
 _STRING_PREFIX = re.compile(b'"' + _STRING_BODY)
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?")
