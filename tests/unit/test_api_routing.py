@@ -16,8 +16,9 @@ from vllama import __version__
 from vllama.api.app import create_app
 from vllama.api.http import dumps, read_body, send_json
 from vllama.api.routing import Redirect, Route, RouteTable
-from vllama.api.security import DEFAULT_ORIGINS, Guard, Origins, is_loopback, split_host
+from vllama.api.security import Guard, Origins, is_loopback, split_host
 from vllama.config import Settings
+from vllama.config.values import DEFAULT_ORIGINS
 from vllama.errors import BusyError, ConfigError
 
 WIRE = Path(__file__).parent.parent / "golden" / "wire"

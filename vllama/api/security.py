@@ -12,18 +12,8 @@ import socket
 from dataclasses import dataclass
 
 from vllama.api.http import Header
+from vllama.config.values import DEFAULT_ORIGINS
 from vllama.errors import ConfigError
-
-_LOCAL_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")
-DEFAULT_ORIGINS: tuple[str, ...] = (
-    *(f"{scheme}://{host}{port}" for host in _LOCAL_HOSTS for port in ("", ":*") for scheme in ("http", "https")),
-    "app://*",
-    "file://*",
-    "tauri://*",
-    "vscode-webview://*",
-    "vscode-file://*",
-)
-"""Always allowed, whatever OLLAMA_ORIGINS adds."""
 
 _SCHEMES = (
     "http://",

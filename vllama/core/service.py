@@ -26,6 +26,7 @@ from vllama.core.replies import Reply
 from vllama.core.requests import ChatRequest, GenerateRequest
 from vllama.core.residency import GOING_DOWN, Lease, Residency
 from vllama.engines.base import Constraint, Engine, Finished, Generation, LoadOptions, Started
+from vllama.engines.fitting import TOO_LONG
 from vllama.engines.registry import EngineKind, choose
 from vllama.errors import (
     BusyError,
@@ -47,10 +48,6 @@ from vllama.prompts.tools import ToolParser
 
 log = logging.getLogger("vllama.service")
 
-TOO_LONG = (
-    "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the "
-    "context length in settings, or use a model with a longer context length"
-)
 DEFAULT_CONTEXT = 4096
 MAX_BATCH = 8192
 """Most tokens of one step: buffers grow with it, and beyond this nothing gets faster."""
@@ -62,17 +59,27 @@ Chooser = Callable[[Model], EngineKind]
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What generate and chat have in common once the prompt can be rendered."""
+    """What generate and chat have in common once the prompt is rendered."""
 
-    engine: Engine
     options: Options
     num_ctx: int
     prompt: str
-    think: Think | None
     truncate: bool
     shift: bool
     format: Any
     top_logprobs: int | None
+
+    @classmethod
+    def of(cls, request: GenerateRequest | ChatRequest, options: Options, num_ctx: int, prompt: str) -> _Job:
+        return cls(
+            options=options,
+            num_ctx=num_ctx,
+            prompt=prompt,
+            truncate=request.truncate is not False,
+            shift=request.shift is not False,
+            format=request.format,
+            top_logprobs=request.top_logprobs if request.logprobs else None,
+        )
 
 
 class Service:
@@ -125,9 +132,6 @@ class Service:
         """True once the server is going down."""
         return self._draining
 
-    def _is_draining(self) -> bool:
-        return self._draining
-
     # -- names ---------------------------------------------------------------------------------------------
 
     def resolve(self, name: str, *, allow_path: bool = False) -> Model:
@@ -173,17 +177,7 @@ class Service:
             if request.debug_render_only:
                 lease.release()
                 return Instant("render", prompt, len(request.images))
-            job = _Job(
-                engine=lease.engine,
-                options=options,
-                num_ctx=num_ctx,
-                prompt=prompt,
-                think=think,
-                truncate=request.truncate is not False,
-                shift=request.shift is not False,
-                format=request.format,
-                top_logprobs=request.top_logprobs if request.logprobs else None,
-            )
+            job = _Job.of(request, options, num_ctx, prompt)
             parser = None if request.raw else prompting.thinking_parser(prompt, think)
             context = None if request.raw else partial(_context, lease.engine, prompt)
             return await self._run(
@@ -248,17 +242,7 @@ class Service:
             if request.debug_render_only:
                 lease.release()
                 return Instant("render", prompt, images)
-            job = _Job(
-                engine=lease.engine,
-                options=options,
-                num_ctx=num_ctx,
-                prompt=prompt,
-                think=think,
-                truncate=request.truncate is not False,
-                shift=request.shift is not False,
-                format=request.format,
-                top_logprobs=request.top_logprobs if request.logprobs else None,
-            )
+            job = _Job.of(request, options, num_ctx, prompt)
             return await self._run(
                 job,
                 lease,
@@ -428,7 +412,7 @@ class Service:
             tools=tools,
             quiet=quiet,
             context=context,
-            draining=self._is_draining,
+            draining=lambda: self._draining,
             prompt_tokens=started.prompt_tokens,
             cached_tokens=started.cached_tokens,
             truncated_tokens=started.truncated_tokens,

@@ -30,6 +30,7 @@ from vllama.engines.base import (
     Started,
     Text,
 )
+from vllama.engines.fitting import cut_prompt
 from vllama.engines.stopping import StopBuffer
 from vllama.errors import EngineCrashed, PromptTooLong, RequestError
 
@@ -221,18 +222,13 @@ class ScriptedEngine:
 
 def _fit(ids: list[int], request: Generation) -> tuple[list[int], int]:
     """The prompt cut to the context as `Generation` says, and how many tokens that dropped."""
-    limit = request.num_ctx - 1
-    if len(ids) <= limit:
-        return ids, 0
-    if not request.truncate:
+    if len(ids) >= request.num_ctx and not request.truncate:
         raise PromptTooLong(
             f"the prompt has {len(ids)} tokens and the context only {request.num_ctx}",
             prompt_tokens=len(ids),
             context=request.num_ctx,
         )
-    keep = min(request.num_keep if request.num_keep >= 0 else len(ids), limit)
-    room = request.num_ctx - max((request.num_ctx - keep) // 2, 1)
-    cut = ids[:keep] + ids[len(ids) - (room - keep) :] if room > keep else ids[:keep]
+    cut = cut_prompt(ids, num_ctx=request.num_ctx, num_keep=request.num_keep)
     return cut, len(ids) - len(cut)
 
 
