@@ -12,6 +12,7 @@ from statistics import median
 
 from vllama.bench.checks import CHECKS, Verdict, failures, judge_all
 from vllama.bench.measure import METRICS, Metric
+from vllama.bench.pairing import paired, values
 from vllama.bench.results import Run
 from vllama.bench.stats import Estimate, paired_location, paired_ratio, relative_spread
 
@@ -49,30 +50,6 @@ GOALS = (
     Goal("aggregate at c = 8 at least 0.97 of the control", "concurrent/c8", "aggregate", "ratio", 0.97),
     Goal("aggregate at c = 8 at least 1.4 of c = 1", "concurrent/c8", "aggregate", "scaling", 1.4, "streaming/c1"),
 )
-
-
-def values(run: Run, cell: str, system: str, metric: Metric) -> dict[int, float]:
-    """Block -> the slot's value.
-
-    Slots with a failed request or an answer of another length are left out; checks A2 and L1 count them.
-    """
-    found = {}
-    for block, slot in run.of(cell, system).items():
-        samples = run.samples.get(slot.index, [])
-        if slot.error or any(sample.n_out != slot.n_out for sample in samples):
-            continue
-        value = metric.of(slot, samples)
-        if value is not None:
-            found[block] = value
-    return found
-
-
-def paired(run: Run, metric: Metric, ours: tuple[str, str], base: tuple[str, str]) -> tuple[list[float], list[float]]:
-    """The values of two (cell, system) in the blocks that have both."""
-    a = values(run, *ours, metric)
-    b = values(run, *base, metric)
-    blocks = sorted(set(a) & set(b))
-    return [a[block] for block in blocks], [b[block] for block in blocks]
 
 
 def ratio(run: Run, cell: str, system: str, metric: Metric) -> Estimate | None:
