@@ -1,123 +1,104 @@
-"""`python -m vllama.bench`: run, report, overhead, build-llama-server."""
+"""`python -m vllama.bench` and `vllama bench`: one module per command, imported when the command is used."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
+import importlib.util
+import inspect
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from vllama.bench import llama_server_build, overhead, report
-from vllama.bench.checks import failures, judge_all
-from vllama.bench.plan import read_plan
-from vllama.bench.results import read_run
-from vllama.bench.run import run
-from vllama.bench.systems import SystemFailed
+from vllama.bench.exits import EXIT_INTERRUPTED, EXIT_INVALID, EXIT_MISSED, EXIT_OK, EXIT_USAGE
 from vllama.errors import VllamaError
 
-EXIT_OK, EXIT_MISSED, EXIT_USAGE, EXIT_INVALID, EXIT_INTERRUPTED = 0, 1, 2, 4, 130
+__all__ = ["EXIT_INTERRUPTED", "EXIT_INVALID", "EXIT_MISSED", "EXIT_OK", "EXIT_USAGE", "main"]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 measured, 1 a budget was missed, 2 usage or a missing thing, 4 invalid comparison.
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command. Its module has add_arguments(parser) and main(args, root, say) -> exit status, async or not."""
 
-    130 is for an interrupted run; what it measured is kept.
-    """
-    parser = argparse.ArgumentParser(prog="vllama.bench", description=__doc__)
-    parser.add_argument("--root", type=Path, default=Path.cwd(), help="the clone with scenarios/ (default: here)")
-    commands = parser.add_subparsers(dest="command", required=True)
-    measure = commands.add_parser("run", help="measure a profile of scenarios/profiles.toml and write its report")
-    measure.add_argument("--profile", default="full")
-    measure.add_argument("--pairs", type=int, help="slots of each system in each cell")
-    measure.add_argument("--seed", type=int)
-    measure.add_argument("--systems", help="comma-separated keys instead of the profile's")
-    measure.add_argument("--scenarios", help="comma-separated ids instead of the profile's")
-    measure.add_argument("--model", help="a GGUF file instead of the profile's")
-    measure.add_argument("--threads", type=int)
-    measure.add_argument("--out", type=Path, help="write below this folder instead of results/ and reports/")
-    again = commands.add_parser("report", help="write the reports of result folders again")
-    again.add_argument("runs", nargs="+", type=Path)
-    again.add_argument("--readme", type=Path, help="also replace the results in this page by those of the last run")
-    again.add_argument("--check", action="store_true", help="only say whether they are current")
-    cost = commands.add_parser("overhead", help="CPU time of the gateway above a bare ASGI application")
-    overhead.add_arguments(cost)
-    commands.add_parser("build-llama-server", help="build the control from llama-cpp-python's sdist into .cache/")
-    args = parser.parse_args(argv)
-    root = args.root.absolute()
+    name: str
+    module: str
+    help: str
+
+
+COMMANDS = (
+    Command("run", "vllama.bench.run_command", "measure a profile of scenarios/profiles.toml and write its report"),
+    Command("report", "vllama.bench.report.command", "write the reports of result folders again, or check them"),
+    Command("export", "vllama.bench.export", "a run's numbers as CSV or as text for benchstat"),
+    Command("claims", "vllama.bench.claims", "the verdicts on all claims; write them into a page or check it"),
+    Command("gate", "vllama.bench.gate", "judge a run: did a change make it slower?"),
+    Command("compare", "vllama.bench.compare", "two runs beside each other"),
+    Command("simulate", "vllama.bench.simulate", "how often the gate errs, on simulated runs with a planted change"),
+    Command("selfcheck", "vllama.bench.selfcheck", "measure a server whose timings are known"),
+    Command("mutate", "vllama.bench.mutate", "inject faults; each must turn its check or the gate red"),
+    Command("costs", "vllama.bench.costs", "bytes, calls and modules: costs that do not depend on the machine's mood"),
+    Command("overhead", "vllama.bench.overhead", "CPU time of the gateway above a bare ASGI application"),
+    Command("build-llama-server", "vllama.bench.llama_server_build", "build the control from llama-cpp-python's sdist"),
+)
+
+EXIT_HELP = (
+    "exit status: 0 pass, 1 regression, missed budget or stale page, 2 usage or something missing, 3 noise above what "
+    "should be detected, 4 invalid comparison, 5 inconclusive (with --strict), 130 interrupted"
+)
+
+
+def commands() -> list[Command]:
+    """The commands whose module is there."""
+    return [command for command in COMMANDS if _exists(command.module)]
+
+
+def _exists(module: str) -> bool:
     try:
-        if args.command == "run":
-            return _run(args, root)
-        if args.command == "report":
-            return _report(args.runs, root / "reports", args.readme, check=args.check)
-        if args.command == "overhead":
-            return asyncio.run(overhead.main(args, root, say))
-        print(llama_server_build.build(root))
-        return EXIT_OK
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def build_parser(words: Sequence[str], prog: str) -> argparse.ArgumentParser:
+    """The parser, with the arguments of those commands alone whose name is among the words: the others stay unread."""
+    parser = argparse.ArgumentParser(prog=prog, description="The benchmark harness of vLLama.", epilog=EXIT_HELP)
+    parser.add_argument("--root", type=Path, default=Path.cwd(), help="the clone with scenarios/ (default: here)")
+    sub = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in commands():
+        one = sub.add_parser(command.name, help=command.help, description=command.help)
+        if command.name in words:
+            importlib.import_module(command.module).add_arguments(one)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "vllama.bench") -> int:
+    """Run one command; its exit status (`exits`). Wrong usage ends in SystemExit(2), as argparse does it."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    args = build_parser(words, prog).parse_args(words)
+    module = importlib.import_module(next(c.module for c in COMMANDS if c.name == args.command))
+    try:
+        status = module.main(args, args.root.absolute(), say)
+        return int(asyncio.run(status) if inspect.iscoroutine(status) else status)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
     except VllamaError as error:
         print(f"error: {error.text}", file=sys.stderr)
-        return EXIT_USAGE
-    except (SystemFailed, OSError) as error:
+    except OSError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
+    except Exception as error:
+        from vllama.bench.systems.base import SystemFailed, Unavailable
+
+        if not isinstance(error, SystemFailed | Unavailable):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+    return EXIT_USAGE
 
 
 def say(text: str) -> None:
     """One line of progress."""
     print(text, flush=True)
-
-
-def _run(args: argparse.Namespace, root: Path) -> int:
-    overrides = {
-        "pairs": args.pairs,
-        "seed": args.seed,
-        "systems": args.systems.split(",") if args.systems else None,
-        "scenarios": args.scenarios.split(",") if args.scenarios else None,
-        "model": {"path": args.model} if args.model else None,
-        "threads": args.threads,
-    }
-    plan = read_plan(root / "scenarios", args.profile, overrides)
-    results, reports = (
-        (args.out / "results", args.out / "reports") if args.out else (root / "results", root / "reports")
-    )
-    before = set(results.glob(f"*-{plan.id}"))
-    try:
-        folder = asyncio.run(run(plan, root, results, say))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        say("interrupted; what was measured is kept")
-        for left in sorted(set(results.glob(f"*-{plan.id}")) - before):
-            say(f"  python -m vllama.bench report {left}")
-        return EXIT_INTERRUPTED
-    measured = read_run(folder)
-    page = report.write(measured, reports)
-    bad = failures(judge_all(measured))
-    say(f"raw records: {folder}\nreport: {page}")
-    if bad:
-        say(f"invalid comparison: {', '.join(bad)} failed")
-        return EXIT_INVALID
-    return EXIT_OK
-
-
-def _report(folders: Sequence[Path], reports: Path, readme: Path | None, *, check: bool) -> int:
-    stale = []
-    measured = None
-    for folder in folders:
-        measured = read_run(folder)
-        if not check:
-            say(str(report.write(measured, reports)))
-        elif not report.is_current(measured, reports):
-            stale.append(folder.name)
-    if readme is not None and measured is not None:
-        text = readme.read_text(encoding="utf-8")
-        new = report.with_summary(text, measured)
-        if not check:
-            readme.write_text(new, encoding="utf-8")
-        elif new != text:
-            stale.append(readme.name)
-    if stale:
-        say(f"not current: {', '.join(stale)}")
-        return EXIT_MISSED
-    return EXIT_OK
 
 
 if __name__ == "__main__":

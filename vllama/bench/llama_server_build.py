@@ -7,6 +7,7 @@ installs both). The result is cached: a second call returns at once.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -134,3 +136,13 @@ def _first_line(argv: list[str]) -> str:
     except OSError:
         return "unknown"
     return done.stdout.partition("\n")[0]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`build-llama-server` has no arguments."""
+
+
+def main(_: argparse.Namespace, root: Path, say: Callable[[str], None]) -> int:
+    """Build, and say where the program is."""
+    say(str(build(root)))
+    return 0

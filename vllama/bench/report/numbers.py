@@ -1,0 +1,238 @@
+"""What a report says about a run, as numbers: values per slot, paired ratios, losses, goals.
+
+Pure functions of the records. A slot with a failed request, or with an answer of another length, has no value; checks
+A2 and L1 count those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import median
+
+from vllama.bench.measure import METRICS, Metric
+from vllama.bench.results import Run
+from vllama.bench.stats import Estimate, paired_location, paired_ratio, relative_spread
+
+SUBJECT = "vllama"
+
+RATES = ("decode", "aggregate", "steady")
+"""What the ceiling can be compared in: there is no server and no socket in front of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What the project wants of itself. `how`: "ratio" to the control, "difference" (ours - control), or "scaling",
+    the ratio to our own `base` cell. Cells are alternatives: the first that was measured counts."""
+
+    title: str
+    cells: tuple[str, ...]
+    metric: str
+    how: str
+    target: float
+    base: tuple[str, ...] = ()
+
+
+ALONE = ("streaming/c1", "concurrent/c1")
+
+GOALS = (
+    Goal("decode at c = 1 at least 0.95 of the control", ALONE, "decode", "ratio", 0.95),
+    Goal("first text at most 5 ms after the control's", ALONE, "ttft", "difference", 5.0),
+    Goal("aggregate at c = 8 at least 0.97 of the control", ("concurrent/c8",), "aggregate", "ratio", 0.97),
+    Goal("aggregate at c = 8 at least 1.4 of c = 1", ("concurrent/c8",), "aggregate", "scaling", 1.4, ALONE),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A goal and what was measured. `floor` is what the control's twin differs from the control (relative, or in the
+    metric's unit for a difference); None where the run has no twin or no interval. `met` None: too few pairs."""
+
+    goal: Goal
+    estimate: Estimate | None
+    floor: float | None
+    met: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A cell and metric where the estimate says that ours is worse. `certain` None: too few pairs for an interval."""
+
+    cell: str
+    metric: Metric
+    system: str
+    estimate: Estimate
+    certain: bool | None
+
+    @property
+    def factor(self) -> float:
+        """How many times worse, above 1."""
+        return 1 / self.estimate.value if self.metric.better == "higher" else self.estimate.value
+
+
+def title(run: Run, system: str) -> str:
+    """The system's name for people."""
+    return str(run.environment["systems"].get(system, {}).get("title", system))
+
+
+def is_ceiling(run: Run, system: str) -> bool:
+    """Whether it is the raw engine without a server."""
+    return bool(run.environment["systems"].get(system, {}).get("ceiling"))
+
+
+def is_twin(run: Run, system: str) -> bool:
+    """Whether it is the control a second time."""
+    return system == f"{run.plan['control']}-twin"
+
+
+def others(run: Run) -> list[str]:
+    """All systems but the control, ours first."""
+    rest = [system for system in run.systems if system not in (SUBJECT, run.plan["control"])]
+    return [SUBJECT, *rest] if SUBJECT in run.systems else rest
+
+
+def values(run: Run, cell: str, system: str, metric: Metric) -> dict[int, float]:
+    """Block -> the slot's value."""
+    found = {}
+    for block, slot in run.of(cell, system).items():
+        samples = run.samples.get(slot.index, [])
+        if slot.error or any(sample.n_out != slot.n_out for sample in samples):
+            continue
+        value = metric.of(slot, samples)
+        if value is not None:
+            found[block] = value
+    return found
+
+
+def paired(run: Run, metric: Metric, ours: tuple[str, str], base: tuple[str, str]) -> tuple[list[float], list[float]]:
+    """The values of two (cell, system) in the blocks that have both."""
+    a = values(run, *ours, metric)
+    b = values(run, *base, metric)
+    blocks = sorted(set(a) & set(b))
+    return [a[block] for block in blocks], [b[block] for block in blocks]
+
+
+def ratio(run: Run, cell: str, system: str, metric: Metric) -> Estimate | None:
+    """`system` over the control, or None without a common block."""
+    return ratio_of(run, metric, (cell, system), (cell, run.plan["control"]))
+
+
+def ratio_of(run: Run, metric: Metric, ours: tuple[str, str], base: tuple[str, str]) -> Estimate | None:
+    """One (cell, system) over another in the blocks that have both, or None."""
+    above, below = paired(run, metric, ours, base)
+    # A buffered stream has gaps of 0: no ratio then, and check T2 says why.
+    if not above or min(*above, *below) <= 0:
+        return None
+    return paired_ratio(above, below, run.plan["confidence"])
+
+
+BASIC = ("ttft", "decode", "aggregate", "steady", "e2e", "gap50", "gap95", "cpu", "pss")
+"""Metrics that every ordinary slot has; a metric beyond these belongs to a special scenario and is its headline."""
+
+
+def headline(run: Run) -> list[tuple[str, Metric]]:
+    """(cell, metric) of the first table: what each kind of cell is for."""
+    found = []
+    for cell in run.cells:
+        first = next(slot for slot in run.slots if slot.cell == cell)
+        special = [key for key in METRICS if key not in BASIC]
+        if not first.stream:
+            keys = ["e2e"]
+        else:
+            keys = ["ttft", "decode", "aggregate"] if first.concurrency == 1 else ["ttft", "aggregate"]
+        found += [
+            (cell, METRICS[key])
+            for key in [*keys, *special]
+            if any(values(run, cell, system, METRICS[key]) for system in run.systems)
+        ]
+    return found
+
+
+def comparable(run: Run, system: str, metric: Metric) -> bool:
+    """Whether a ratio in this metric means something."""
+    return not is_ceiling(run, system) or metric.key in RATES
+
+
+def losses(run: Run) -> list[Loss]:
+    """Every cell, metric and system where ours is worse, the certain ones first, the worst of them first."""
+    if SUBJECT not in run.systems:
+        return []
+    found = list(_losses(run))
+    return sorted(found, key=lambda loss: (loss.certain is not True, loss.certain is not None, -loss.factor))
+
+
+def _losses(run: Run) -> Iterator[Loss]:
+    for system in run.systems:
+        if system == SUBJECT or is_twin(run, system):
+            continue
+        for cell in run.cells:
+            for metric in METRICS.values():
+                estimate = ratio_of(run, metric, (cell, SUBJECT), (cell, system))
+                if estimate is None or not comparable(run, system, metric):
+                    continue
+                if estimate.value < 1 if metric.better == "higher" else estimate.value > 1:
+                    certain = None if estimate.low is None else estimate.excludes_one
+                    yield Loss(cell, metric, system, estimate, certain)
+
+
+def goals(run: Run) -> list[Reached]:
+    """Each goal: met when the estimate reaches it and the bound towards it is within this run's own floor of it."""
+    return [_reached(run, goal) for goal in GOALS]
+
+
+def _reached(run: Run, goal: Goal) -> Reached:
+    control, metric = str(run.plan["control"]), METRICS[goal.metric]
+    cell = next((cell for cell in goal.cells if cell in run.cells), goal.cells[0])
+    own = next((cell for cell in goal.base if cell in run.cells), cell)
+    ours, theirs = paired(run, metric, (cell, SUBJECT), (own, SUBJECT if goal.how == "scaling" else control))
+    if not ours or min(*ours, *theirs) <= 0:
+        return Reached(goal, None, None, None)
+    confidence = run.plan["confidence"]
+    twin = paired(run, metric, (cell, f"{control}-twin"), (cell, control))
+    if goal.how == "difference":
+        found = paired_location([a - b for a, b in zip(ours, theirs, strict=True)], confidence)
+        floor = (
+            _half_width(paired_location([a - b for a, b in zip(*twin, strict=True)], confidence), 0)
+            if twin[0]
+            else None
+        )
+        met = None if found.high is None else found.value <= goal.target and found.high <= goal.target + (floor or 0.0)
+        return Reached(goal, found, floor, met)
+    found = paired_ratio(ours, theirs, confidence)
+    floor = _half_width(paired_ratio(*twin, confidence), 1) if twin[0] and min(*twin[0], *twin[1]) > 0 else None
+    met = None
+    if found.low is not None:
+        met = found.value >= goal.target and found.low >= goal.target * (1 - (floor or 0.0))
+    return Reached(goal, found, floor, met)
+
+
+def _half_width(twin: Estimate, same: float) -> float | None:
+    if twin.low is None or twin.high is None:
+        return None
+    return max(abs(twin.low - same), abs(twin.high - same))
+
+
+def interval(found: Estimate) -> str:
+    """The interval in words, with its confidence; the range where there are too few pairs."""
+    if found.low is None or found.high is None:
+        low, high = min(found.values), max(found.values)
+        return f"(range {low:.3f} to {high:.3f}, n = {found.n}: too few pairs for an interval)"
+    return f"[{found.low:.3f}, {found.high:.3f}] ({found.confidence:.0%} interval, n = {found.n} pairs)"
+
+
+def short(found: Estimate | None) -> str:
+    """For a table's cell; ~ means that the interval contains 1."""
+    if found is None:
+        return "–"
+    if found.low is None or found.high is None:
+        return f"{found.value:.3f} (n = {found.n})"
+    mark = "" if found.excludes_one else " ~"
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]{mark}"
+
+
+def spread(run: Run, cell: str, system: str, metric: Metric) -> str:
+    """Median over the slots and their spread."""
+    found = list(values(run, cell, system, metric).values())
+    if not found:
+        return "–"
+    return f"{median(found):.{metric.digits}f} ±{relative_spread(found):.1%}"
