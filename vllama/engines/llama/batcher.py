@@ -13,6 +13,7 @@ from vllama.engines.llama.bindings import Context, Model, Outcome
 from vllama.engines.llama.jobs import Job
 from vllama.engines.llama.plan import Plan
 from vllama.engines.llama.prompt import RequestFault
+from vllama.engines.llama.recovery import halves
 from vllama.engines.llama.scheduler import Limits, Scheduler
 from vllama.engines.llama.sequence import Sequence, State
 
@@ -115,16 +116,34 @@ class Batcher:
                 self._sample(plan, news)
             elif outcome is Outcome.NO_ROOM:
                 scheduler.no_room(plan)
-            elif outcome is Outcome.FATAL:
-                self.faults += 1
-                sys.stderr.write(f"llama.cpp could not decode a step of {len(plan.tokens)} tokens\n")
-                self._drop(scheduler.fault(plan), "server", FAULT)
+            else:
+                self._isolate(plan, news)
         if self._failed:
             news.failed = self._failed
             self._failed = []
         if news.started or news.texts or news.finished or news.failed:
             return news
         return None
+
+    def _isolate(self, plan: Plan, news: frames.Step) -> None:
+        """The plan failed: decode ever smaller parts of it, and drop the sequences that fail alone."""
+        scheduler = self.scheduler
+        sys.stderr.write(f"llama.cpp could not decode a step of {len(plan.tokens)} tokens: trying its parts\n")
+        failed = [plan]
+        while failed:
+            part = failed.pop()
+            self.faults += 1
+            self._drop(scheduler.rewind(part), "server", FAULT)
+            smaller = halves(part)
+            if smaller is None:
+                self._drop([s for s in scheduler.fault(part) if s.id in self.jobs], "server", FAULT)
+                continue
+            for half in smaller:
+                outcome = self.context.decode(half)
+                if outcome is Outcome.OK:
+                    self._sample(half, news)
+                elif outcome is not Outcome.NO_ROOM:
+                    failed.append(half)
 
     def _sample(self, plan: Plan, news: frames.Step) -> None:
         scheduler, context, jobs = self.scheduler, self.context, self.jobs

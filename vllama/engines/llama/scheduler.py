@@ -57,6 +57,7 @@ class Scheduler:
         self.failed: list[Sequence] = []
         self._order = 0
         self._tick = 0
+        self._tight = False
 
     def submit(self, sequence: Sequence) -> None:
         """Queue it. Its tokens number at least one and less than its `num_ctx`."""
@@ -103,6 +104,7 @@ class Scheduler:
 
     def commit(self, plan: Plan) -> None:
         """The plan was decoded."""
+        self._tight = False
         append = self.cells.append
         for sequence, count in plan.rows:
             slot = sequence.slot
@@ -141,8 +143,22 @@ class Scheduler:
         if idle:
             for slot in idle:
                 self._forget(slot)
-        elif not self._grow(self.cells.total + 1):
+        elif self._tight or not self._grow(self.cells.total + 1):
             self._preempt()
+        # Until a step succeeds nobody is admitted and memory is not doubled again, or it would go on for ever.
+        self._tight = not idle
+
+    def rewind(self, plan: Plan) -> list[Sequence]:
+        """The library failed on this plan: its memory is cut back to what was committed. Gives the sequences for
+        which that is impossible; they are lost."""
+        lost = []
+        for sequence, _ in plan.rows:
+            slot = sequence.slot
+            if slot is not None and not self.memory.remove(slot.id, slot.filled, -1):
+                self.finish(sequence)
+                self._forget(slot)
+                lost.append(sequence)
+        return lost
 
     def fault(self, plan: Plan) -> list[Sequence]:
         """The library failed on this plan: its sequences are lost, everybody else goes on."""
@@ -157,7 +173,7 @@ class Scheduler:
     # Admission
 
     def _queue(self) -> None:
-        if self.waiting:
+        if self.waiting and not (self._tight and self.live):
             self._admit()
         if self.following:
             self._release_followers()
