@@ -9,13 +9,17 @@
         server/*.log        what the servers printed (not committed)
 
 Times are ns on one monotonic clock; `t_*` of a request are relative to its slot's start. Files carry the schema's
-version; readers refuse others.
+version; readers refuse others. Fields that came later have defaults and are left out of a line that does not use
+them, so that older records stay readable and lines stay short.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -29,8 +33,14 @@ SCHEMA = 1
 class Sample:
     """One request. Times in ns since the slot's start, -1 = did not happen; counts in tokens, -1 = not said.
 
-    `texts` are the arrival times of the events with text, `lengths` their lengths in characters. `valid` is false
-    for a request that failed; `error` says why. `source` is who counted the tokens.
+    `texts` are the arrival times of the events with text, `lengths` their lengths in characters. `error` says why a
+    request failed. `source` is who counted the tokens.
+
+    `t_sched` is when an open loop wanted to send it. `role` tells the requests of a slot apart ("" where they
+    are all alike). `n_asked` is the number of tokens asked for: 0 = the slot's `n_out`, -1 = as many as it takes.
+    `outcome` is set where the end was not an answer in full, and was meant: "refused" (503 under a burst), "cancelled" (the
+    client hung up), "embedded" (vectors instead of text). `reuses`: the prompt begins like an earlier one, on
+    purpose. `loads`: the model is loaded in this request, on purpose. `extra` are further numbers, named with their unit.
     """
 
     slot: int
@@ -54,11 +64,23 @@ class Sample:
     native: dict[str, int] = field(default_factory=dict)
     texts: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
+    t_sched: int = -1
+    role: str = ""
+    n_asked: int = 0
+    outcome: str = ""
+    reuses: bool = False
+    loads: bool = False
+    extra: dict[str, float] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
-        """Ended as it should, with text."""
-        return not self.error and bool(self.texts)
+        """Answered in full, with text."""
+        return not self.error and not self.outcome and bool(self.texts)
+
+    @property
+    def failed(self) -> bool:
+        """Did not end as it was meant to."""
+        return not self.ok and not self.outcome
 
 
 @dataclass(slots=True)
@@ -70,6 +92,9 @@ class Slot:
     client loop's own delay; `client_cpu_s` its CPU time. `control_work_ns` is a fixed piece of work done before
     the slot that no system can influence. `steal` is the share of the machine's CPU time that the hypervisor took,
     `foreign` the share that programs outside the benchmark took (-1 = unknown).
+
+    `kind` is the scenario's; `lane` the system's. `slo` are the limits in ms of a good request (`plan.Slo`), the ones that are
+    set. `extra` are numbers that belong to the slot and not to one request, named with their unit.
     """
 
     index: int
@@ -94,11 +119,23 @@ class Slot:
     load1: float
     no_delay: bool
     error: str = ""
+    kind: str = "closed"
+    lane: str = ""
+    slo: dict[str, float] = field(default_factory=dict)
+    extra: dict[str, float] = field(default_factory=dict)
 
     @property
     def cell(self) -> str:
         """The id of the cell, as in `plan.Cell.id`."""
         return f"{self.scenario}/c{self.concurrency}"
+
+    def asked(self, sample: Sample) -> int:
+        """Tokens that a request asked for; -1 = as many as it takes."""
+        return sample.n_asked or self.n_out
+
+    def counts(self, samples: Sequence[Sample]) -> bool:
+        """Whether the slot enters the statistics: no failure, and every answer as long as asked for."""
+        return not self.error and all(sample.outcome or self.asked(sample) in (-1, sample.n_out) for sample in samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,37 +151,52 @@ class Score:
 
 
 class Writer:
-    """Appends to a run's folder; each slot is on the disk before the next one starts."""
+    """Appends to a run's folder; each slot is on the disk before the next one starts.
 
-    def __init__(self, folder: Path) -> None:
+    Raises `OSError` where the disk does not take it; what was written before is kept and can be read.
+    `again` opens the folder of an interrupted run and goes on at its end.
+    """
+
+    def __init__(self, folder: Path, *, again: bool = False) -> None:
         self.folder = folder
-        folder.mkdir(parents=True)
-        (folder / "server").mkdir()
+        folder.mkdir(parents=True, exist_ok=again)
+        (folder / "server").mkdir(exist_ok=again)
+        if again:
+            for name in ("slots.jsonl", "requests.jsonl"):
+                _drop_torn_line(folder / name)
         self._slots: IO[str] = (folder / "slots.jsonl").open("a", encoding="utf-8")
         self._requests: IO[str] = (folder / "requests.jsonl").open("a", encoding="utf-8")
 
     def write(self, name: str, content: dict[str, Any]) -> None:
-        """A JSON document beside the lines."""
+        """A JSON document beside the lines. The old one stays until the new one is whole."""
         text = json.dumps({"schema": SCHEMA, **content}, indent=1, ensure_ascii=False)
-        (self.folder / name).write_text(text + "\n", encoding="utf-8")
+        new = self.folder / f"{name}.new"
+        try:
+            new.write_text(text + "\n", encoding="utf-8")
+        except OSError:
+            new.unlink(missing_ok=True)
+            raise
+        new.replace(self.folder / name)
 
     def add(self, slot: Slot, samples: list[Sample]) -> None:
         """One slot with its requests."""
         for sample in samples:
-            self._requests.write(_line(dataclasses.asdict(sample)))
+            self._requests.write(_line(sample))
         self._requests.flush()
-        self._slots.write(_line(dataclasses.asdict(slot)))
+        self._slots.write(_line(slot))
         self._slots.flush()
 
     def add_scores(self, scores: list[Score]) -> None:
         """All scores of the run."""
-        text = "".join(_line(dataclasses.asdict(score)) for score in scores)
+        text = "".join(_line(score) for score in scores)
         (self.folder / "scores.jsonl").write_text(text, encoding="utf-8")
 
     def close(self) -> None:
         """Close the files; everything added is kept."""
-        self._slots.close()
-        self._requests.close()
+        # A full disk was reported when the line was added; closing tries the rest again.
+        for file in (self._slots, self._requests):
+            with contextlib.suppress(OSError):
+                file.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +220,12 @@ class Run:
     def cells(self) -> list[str]:
         """The cells with at least one slot, in the order of the first block."""
         return list(dict.fromkeys(slot.cell for slot in self.slots))
+
+    @property
+    def not_measured(self) -> dict[str, dict[str, dict[str, str]]]:
+        """Cell -> system -> {"verdict": "not applicable" | "fails by design", "reason", "evidence"}."""
+        found: dict[str, dict[str, dict[str, str]]] = self.environment.get("cells", {})
+        return found
 
     def of(self, cell: str, system: str) -> dict[int, Slot]:
         """Block -> slot."""
@@ -194,12 +252,37 @@ def read_run(folder: Path) -> Run:
     return Run(folder.name, plan, environment, slots, samples, scores)
 
 
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
+_LATER = {
+    Sample: ("t_sched", "role", "n_asked", "outcome", "reuses", "loads", "extra"),
+    Slot: ("kind", "lane", "slo", "extra"),
+}
+"""Fields that schema 1 got later."""
+
+
+def _line(record: Sample | Slot | Score) -> str:
+    raw = dataclasses.asdict(record)
+    for known in dataclasses.fields(record):
+        if known.name in _LATER.get(type(record), ()) and raw[known.name] == _default(known):
+            del raw[known.name]
+    return json.dumps(raw, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _default(known: dataclasses.Field[Any]) -> Any:
+    return known.default if known.default is not dataclasses.MISSING else {}
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a file, none if it was never written. Split at LF alone: texts may hold other line separators."""
+    """The lines of a file, none if it was never written. Split at LF alone: texts may hold other line separators.
+
+    A last line without its LF was torn by a full disk or a kill; it does not count.
+    """
     if not path.exists():
         return []
-    return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return [line for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if line]
+
+
+def _drop_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    whole = path.read_bytes().rfind(b"\n") + 1
+    os.truncate(path, whole)
