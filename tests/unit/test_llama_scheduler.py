@@ -32,6 +32,10 @@ class FakeMemory:
     partial: bool = True
     cells: list[Cell] = field(default_factory=list)
     grown: int = 0
+    saved: int = 0
+    restored: int = 0
+    fails_to_save: int = -1
+    refuses: bool = False
 
     def contents(self) -> dict[int, list[int]]:
         """The tokens of all sequences; fails unless their positions are 0, 1, 2 ..."""
@@ -72,6 +76,23 @@ class FakeMemory:
             self.total = cells
             self.grown += 1
         return self.total
+
+    def save(self, slot: int) -> list[int] | None:
+        self.saved += 1
+        return None if self.saved == self.fails_to_save else list(self.contents()[slot])
+
+    def restore(self, slot: int, state: list[int]) -> bool:
+        assert slot not in self.contents(), "restores into a sequence that holds something"
+        assert state is not None
+        assert len(self.cells) + len(state) <= self.total, "no room to restore"
+        if self.refuses:
+            return False
+        self.restored += 1
+        self.cells += [Cell(token, position, {slot}) for position, token in enumerate(state)]
+        return True
+
+    def discard(self, state: list[int]) -> None:
+        state.clear()
 
     def decode(self, plan: Plan) -> None:
         assert len(plan.tokens) == len(plan.positions) == len(plan.slots) == sum(n for _, n in plan.rows)
@@ -119,6 +140,8 @@ class Bench:
         for slot in self.scheduler.slots:
             assert contents.get(slot.id, []) == slot.tokens[: slot.filled], "the library's content differs"
         assert len(self.memory.cells) == self.scheduler.cells.used, "cells are miscounted"
+        for entry in self.scheduler.parking.entries:
+            assert entry.state == entry.tokens, "a parked copy is not what it says"
 
     def run(self, steps: int = 500) -> None:
         for _ in range(steps):
@@ -143,7 +166,7 @@ ACTIONS = st.lists(
             st.integers(1, 40),
             st.booleans(),
         ),
-        st.tuples(st.sampled_from(["cancel", "pause", "resume", "no_room", "fault"]), st.integers(0, 20)),
+        st.tuples(st.sampled_from(["cancel", "pause", "resume", "no_room", "fault", "tidy"]), st.integers(0, 20)),
         st.tuples(st.just("step"), st.integers(1, 6)),
     ),
     max_size=60,
@@ -151,12 +174,24 @@ ACTIONS = st.lists(
 
 
 @settings(max_examples=100, deadline=None)
-@given(actions=ACTIONS, cells=st.sampled_from([96, 160, 400]), growth=st.sampled_from([1, 2, 4]), trim=st.booleans())
+@given(
+    actions=ACTIONS,
+    cells=st.sampled_from([96, 160, 400]),
+    growth=st.sampled_from([1, 2, 4]),
+    trim=st.booleans(),
+    idle=st.sampled_from([0, 20, 200]),
+    parked=st.sampled_from([0, 100, 1000]),
+    fault=st.sampled_from(["", "save", "restore"]),
+)
 def test_any_order_of_events_keeps_the_books_right(
-    actions: list[tuple[object, ...]], cells: int, growth: int, trim: bool
+    actions: list[tuple[object, ...]], cells: int, growth: int, trim: bool, idle: int, parked: int, fault: str
 ) -> None:
-    limits = Limits(cells=cells, slots=8, live=4, batch=32, chunk=8, trim=trim, copy=trim, shift=trim)
+    limits = Limits(
+        cells=cells, slots=8, live=4, batch=32, chunk=8, idle=idle, parked=parked, trim=trim, copy=trim, shift=trim
+    )
     bench = Bench(limits, cells * growth)
+    bench.memory.fails_to_save = 2 if fault == "save" else -1
+    bench.memory.refuses = fault == "restore"
     scheduler = bench.scheduler
     known: list[Sequence] = []
     beginnings = [[(i * (k + 3)) % 5 for i in range(90)] for k in range(4)]
@@ -176,6 +211,9 @@ def test_any_order_of_events_keeps_the_books_right(
                     scheduler.failed.clear()
                 elif plan is not None:
                     scheduler.fault(plan)
+            case ("tidy", int(times)):
+                for _ in range(times):
+                    scheduler.tidy()
             case (str(what), int(index)) if known:
                 sequence = known[index % len(known)]
                 if what == "cancel":
@@ -188,6 +226,9 @@ def test_any_order_of_events_keeps_the_books_right(
     bench.run(4000)
     assert scheduler.idle
     assert all(sequence.state is State.DONE for sequence in known)
+    while scheduler.tidy():
+        bench.check()
+    assert scheduler.cells.used <= idle, "idle cells stay in the way"
 
 
 def test_decodes_come_first_and_prompts_share_what_is_left() -> None:
@@ -390,3 +431,77 @@ def test_a_model_without_partial_removal_reuses_whole_sequences_only() -> None:
     other = bench.submit([1, 2, 9, 9, 9], output=1)
     bench.step()
     assert (longer.cached, other.cached) == (5, 0)
+
+
+def parked(idle: int = 0, cells: int = 500, host: int = 1000) -> Bench:
+    return Bench(Limits(cells=cells, slots=8, live=4, batch=64, chunk=16, idle=idle, parked=host))
+
+
+def test_idle_sequences_are_parked_and_come_back_for_their_next_turn() -> None:
+    bench = parked()
+    talk = [i % 7 for i in range(60)]
+    bench.submit(talk, output=3)
+    bench.run()
+    assert bench.scheduler.tidy()
+    assert bench.scheduler.cells.used == 0
+    again = bench.submit([*talk, 9, 9, 9])
+    bench.step()
+    assert again.cached == 60
+    assert bench.memory.restored == 1
+
+
+def test_a_short_idle_sequence_stays_where_it_is() -> None:
+    bench = parked(idle=80)
+    bench.submit([1] * 40)
+    bench.run()
+    assert not bench.scheduler.tidy()
+    assert bench.scheduler.cells.used
+    assert not bench.scheduler.untidy
+
+
+def test_nobody_waits_for_a_copy_before_the_first_token() -> None:
+    bench = parked(idle=30)
+    bench.submit([1] * 50)
+    bench.run()
+    late = bench.submit([2] * 100)
+    bench.step()
+    assert late.state is State.PREFILL
+    assert not bench.scheduler.tidy(), "copies while a prompt is computed"
+    bench.step()
+    assert late.state is State.DECODE
+    assert bench.scheduler.tidy()
+
+
+def test_the_oldest_parked_sequence_goes_first_and_a_beginning_of_another_is_not_kept_twice() -> None:
+    bench = parked(host=150)
+    for tokens in ([1] * 50, [2] * 50):
+        bench.submit(tokens, output=1)
+        bench.run()
+        bench.scheduler.tidy()
+    longer = [1] * 50 + [3] * 20
+    bench.submit(longer, output=1)
+    bench.run()
+    bench.scheduler.tidy()
+    assert [len(entry.tokens) for entry in bench.scheduler.parking.entries] == [50, 70]
+    bench.submit([4] * 60, output=1)
+    bench.run()
+    bench.scheduler.tidy()
+    assert [entry.tokens[0] for entry in bench.scheduler.parking.entries] == [1, 4]
+
+
+def test_a_little_of_a_long_parked_sequence_is_not_worth_fetching() -> None:
+    bench = parked(cells=5000, host=5000)
+    bench.submit([1] * 40 + [2] * 3000, num_ctx=4000)
+    bench.run()
+    bench.scheduler.tidy()
+    bench.submit([1] * 40 + [3] * 5)
+    bench.step()
+    assert bench.memory.restored == 0
+
+
+def test_what_gives_way_for_lack_of_room_is_not_computed_twice() -> None:
+    bench = parked(cells=200)
+    first, second = bench.submit([1] * 30, output=100), bench.submit([2] * 30, output=100)
+    bench.run()
+    assert first.state is second.state is State.DONE
+    assert bench.memory.restored >= 1

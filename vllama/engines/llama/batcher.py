@@ -33,6 +33,7 @@ class Batcher:
             live=live,
             batch=batch,
             chunk=chunk,
+            parked=context.cells,
             trim=not model.recurrent,
             copy=not model.recurrent,
             shift=context.can_shift,
@@ -59,6 +60,15 @@ class Batcher:
     def runnable(self) -> bool:
         """Whether `step()` can do anything. Stalled: everything is paused until a frame comes."""
         return bool(self._failed) or not (self._stalled or self.scheduler.idle)
+
+    @property
+    def untidy(self) -> bool:
+        """Whether `tidy()` may have something to do."""
+        return self.scheduler.untidy
+
+    def tidy(self) -> bool:
+        """Housekeeping between two steps; True while there may be more to do."""
+        return self.scheduler.tidy()
 
     def ready(self) -> frames.Ready:
         """What loading brought to light."""

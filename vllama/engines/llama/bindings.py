@@ -35,6 +35,10 @@ _LOG_LEVELS = {1: "debug", 2: "info", 3: "warning", 4: "error"}
 _KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
 
 
+SPARE_BUFFERS = 4
+"""Buffers of discarded copies that are kept for the next ones."""
+
+
 class LoadError(Exception):
     """The model or its context could not be made; the text is llama.cpp's reason."""
 
@@ -223,6 +227,7 @@ class Context:
         self._batch_size = batch
         self._flash = {None: -1, False: 0, True: 1}[flash_attention]
         self._kv_type = _KV_TYPES[kv_type]
+        self._spare: list[Any] = []
         self._create(cells)
         self._tokens: Any = (ctypes.c_int32 * batch)()
         self._positions: Any = (ctypes.c_int32 * batch)()
@@ -336,6 +341,42 @@ class Context:
             return self.cells
         lib.llama_free(old)
         return self.cells
+
+    def save(self, slot: int) -> Any:
+        """See `Memory`. (buffer, bytes used)."""
+        size = int(lib.llama_state_seq_get_size(self.pointer, slot))
+        if not size:
+            return None
+        buffer = self._take_spare(size)
+        try:
+            buffer = buffer or (ctypes.c_uint8 * size)()
+        except MemoryError:
+            return None
+        if lib.llama_state_seq_get_data(self.pointer, buffer, size, slot) != size:
+            return None
+        return buffer, size
+
+    def restore(self, slot: int, state: Any) -> bool:
+        """See `Memory`."""
+        buffer, size = state
+        if lib.llama_state_seq_set_data(self.pointer, buffer, size, slot):
+            return True
+        lib.llama_memory_seq_rm(self.memory, slot, -1, -1)
+        return False
+
+    def discard(self, state: Any) -> None:
+        """See `Memory`."""
+        self._spare.append(state[0])
+        del self._spare[:-SPARE_BUFFERS]
+
+    def _take_spare(self, size: int) -> Any:
+        # Fresh memory costs several times the copy itself in page faults.
+        fits = [buffer for buffer in self._spare if size <= len(buffer) <= 2 * size]
+        if not fits:
+            return None
+        buffer = min(fits, key=len)
+        self._spare.remove(buffer)
+        return buffer
 
     def close(self) -> None:
         """Free the KV memory."""

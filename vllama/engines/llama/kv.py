@@ -6,7 +6,7 @@ In a unified cache a cell holds one token and may belong to several sequences: c
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Memory(Protocol):
@@ -26,6 +26,18 @@ class Memory(Protocol):
 
     def grow(self, cells: int) -> int:
         """Ask for so many cells in all, keeping every sequence; returns how many there are now."""
+        ...
+
+    def save(self, slot: int) -> Any:
+        """A copy of all cells of a sequence outside the memory; None when that cannot be had."""
+        ...
+
+    def restore(self, slot: int, state: Any) -> bool:
+        """Put a saved copy into a sequence that holds nothing. False: it still holds nothing."""
+        ...
+
+    def discard(self, state: Any) -> None:
+        """A saved copy is of no more use."""
         ...
 
 

@@ -13,8 +13,7 @@ def common_prefix(left: list[int], right: list[int], limit: int) -> int:
     limit = min(limit, len(left), len(right))
     if limit <= 0 or left[0] != right[0]:
         return 0
-    if left[:limit] == right[:limit]:
-        return limit
+    # Most candidates differ early: look at short slices first.
     low, step = 1, 16
     while low + step <= limit and left[low : low + step] == right[low : low + step]:
         low += step

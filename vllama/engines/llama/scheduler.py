@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from vllama.engines.llama.kv import Cells, Memory
+from vllama.engines.llama.parking import Parking
 from vllama.engines.llama.plan import Plan
 from vllama.engines.llama.prefix import Match, matches
 from vllama.engines.llama.sequence import Sequence, Slot, State
@@ -20,17 +21,18 @@ HEADROOM = 64
 FOLLOW = 64
 """A prompt waits for a running one to decode their common part if that saves at least so many tokens."""
 
-IDLE = 1024
-"""Cells of prefix cache that may stay beside what runs, the sequence that ended last not counted: attention looks at
-every cell in every step. See docs/batching.md for what idle cells cost."""
+IDLE = 512
+"""Cells of prefix cache that stay in the KV memory: attention looks at every cell in every step. The rest is parked in
+host memory. See docs/decisions/0003 for what idle cells cost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """`cells` of KV memory, `slots` = sequence ids, `live` sequences at once, `batch` tokens in a step, `chunk`
     prompt tokens in a step beside running decodes, `idle` cells of prefix cache that no running sequence shares
-    (attention walks over them in every step). The flags say what the model's memory can do: drop the tail of
-    a sequence (`trim`), share a beginning (`copy`), move positions (`shift`)."""
+    (attention walks over them in every step), `parked` tokens of prefix cache in host memory. The flags say what the
+    model's memory can do: drop the tail of a sequence (`trim`), share a beginning (`copy`), move positions
+    (`shift`)."""
 
     cells: int
     slots: int = 64
@@ -38,23 +40,29 @@ class Limits:
     batch: int = 512
     chunk: int = 128
     idle: int = IDLE
+    parked: int = 0
     trim: bool = True
     copy: bool = True
     shift: bool = True
 
 
 class Scheduler:
-    """See the module. `failed` collects sequences that cannot go on for lack of memory; the caller empties it."""
+    """See the module. `failed` collects sequences that cannot go on for lack of memory; the caller empties it.
+
+    `untidy`: `tidy()` may have something to do.
+    """
 
     def __init__(self, limits: Limits, memory: Memory) -> None:
         self.limits = limits
         self.memory = memory
         self.cells = Cells(limits.cells)
+        self.parking = Parking(limits.parked, memory.discard)
         self.slots = [Slot(i) for i in range(limits.slots)]
         self.waiting: deque[Sequence] = deque()
         self.following: list[Sequence] = []
         self.live: list[Sequence] = []
         self.failed: list[Sequence] = []
+        self.untidy = False
         self._order = 0
         self._tick = 0
         self._tight = False
@@ -102,6 +110,26 @@ class Scheduler:
             if not self.live:
                 self._queue()
 
+    def tidy(self) -> bool:
+        """Move one idle sequence out of the way of the steps to come, if that is due; True if it did.
+
+        To be called between two steps: copying takes as long as a few tokens. Who waits for a first token is not
+        kept waiting for it, unless there is much to move.
+        """
+        if not self.untidy:
+            return False
+        idle = self._idle_slots()
+        running = {slot.id for slot in self.slots if slot.owner is not None}
+        excess = self.cells.used - self.cells.held_by(running) - self.limits.idle
+        if not idle or excess <= 0:
+            self.untidy = False
+            return False
+        hurried = self.waiting or self.following or any(s.state is State.PREFILL for s in self.live)
+        if hurried and excess <= 2 * self.limits.idle:
+            return False
+        self._park(idle[0])
+        return True
+
     def commit(self, plan: Plan) -> None:
         """The plan was decoded."""
         self._tight = False
@@ -134,7 +162,7 @@ class Scheduler:
         del slot.tokens[slot.filled :]
         self._tick += 1
         slot.used = self._tick
-        self._cap_idle()
+        self.untidy = True
 
     def no_room(self, plan: Plan) -> None:
         """The library found no cells for a plan although there should be some: make do with less."""
@@ -142,7 +170,7 @@ class Scheduler:
         idle = self._idle_slots()
         if idle:
             for slot in idle:
-                self._forget(slot)
+                self._park(slot)
         elif self._tight or not self._grow(self.cells.total + 1):
             self._preempt()
         # Until a step succeeds nobody is admitted and memory is not doubled again, or it would go on for ever.
@@ -190,6 +218,7 @@ class Scheduler:
                 self.failed.append(sequence)
                 continue
             self.waiting.popleft()
+            found = self._fetch(sequence, found)
             if not self._follow(sequence, found):
                 self._attach(sequence, found)
 
@@ -285,7 +314,7 @@ class Scheduler:
                 return slot
         idle = self._idle_slots()
         slot = next((slot for slot in idle if slot is not keep), idle[0])
-        self._forget(slot)
+        self._park(slot)
         return slot
 
     # Rows
@@ -329,22 +358,49 @@ class Scheduler:
         """Slots that hold prefix cache only, the least recently used first."""
         return sorted((slot for slot in self.slots if slot.owner is None and slot.filled), key=lambda slot: slot.used)
 
-    def _cap_idle(self) -> None:
-        """Evict the oldest prefix cache over the limit; what finished last stays, however long it is."""
-        idle = self._idle_slots()
-        held = sum(slot.filled for slot in idle)
-        for slot in idle[:-1]:
-            if held <= self.limits.idle:
-                return
-            held -= slot.filled
-            self._forget(slot)
+    def _fetch(self, sequence: Sequence, found: list[Match]) -> list[Match]:
+        """Bring a parked sequence back into an idle slot if it offers more of the prompt than `found`."""
+        resident = max((match.later for match in found), default=0)
+        entry = self.parking.best(sequence.tokens, resident, whole=not self.limits.trim)
+        if entry is None:
+            return found
+        size = len(entry.tokens)
+        busy = {s.slot.id for s in self.live if s.slot is not None}
+        if size + self.cells.held_by(busy) > self.cells.total:
+            return found
+        self.parking.touch(entry)
+        slot = self._empty_slot()
+        # Making room parks others, in whose favour this entry may have gone.
+        if self._make_room(size) and entry in self.parking.entries:
+            if self.memory.restore(slot.id, entry.state):
+                self.cells.append(slot.id, size)
+                slot.tokens = list(entry.tokens)
+                slot.filled = size
+                self._tick += 1
+                slot.used = self._tick
+            else:
+                self.parking.drop(entry)
+        return matches(sequence.tokens, self.slots)
+
+    def _park(self, slot: Slot) -> None:
+        """Empty a slot that nothing runs in; what it holds is kept in host memory if that is worth it."""
+        if slot.exact >= 0 and slot.filled > slot.exact and self.memory.remove(slot.id, slot.exact, -1):
+            self.cells.trim(slot.id, slot.exact)
+            slot.filled = slot.exact
+            del slot.tokens[slot.filled :]
+        whole = slot.exact < 0 or slot.filled <= slot.exact
+        if whole and self.parking.wants(slot.tokens) and not self.parking.holds(slot.tokens):
+            state = self.memory.save(slot.id)
+            if state is not None:
+                self.parking.put(list(slot.tokens), state)
+        self._forget(slot)
 
     def _make_room(self, need: int) -> bool:
         """Free cells by evicting prefix cache, then by growing. True when `need` cells are free."""
         for slot in self._idle_slots():
             if self.cells.free >= need:
                 return True
-            self._forget(slot)
+            self._park(slot)
         return self.cells.free >= need or self._grow(self.cells.used + need)
 
     def _grow(self, cells: int) -> bool:
@@ -372,11 +428,14 @@ class Scheduler:
         self.live.remove(sequence)
         sequence.slot = None
         slot.owner = None
-        self._forget(slot)
+        # Its list of tokens goes on with it.
+        slot.tokens = sequence.tokens[: slot.filled]
         if alone:
+            self._forget(slot)
             sequence.state = State.DONE
             self.failed.append(sequence)
         else:
+            self._park(slot)
             sequence.state = State.WAITING
             self.waiting.appendleft(sequence)
 
@@ -392,7 +451,7 @@ class Scheduler:
         for other in self.cells.sharers(slot.id, end):
             # Moving a cell moves it for everybody who holds it: idle holders can go.
             if self.slots[other].owner is None:
-                self._forget(self.slots[other])
+                self._park(self.slots[other])
         if self.cells.sharers(slot.id, end):
             self.memory.remove(slot.id, keep, -1)
             self.cells.trim(slot.id, keep)
@@ -410,6 +469,7 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Raises AssertionError when the state contradicts itself."""
         self.cells.check()
+        self.parking.check()
         owners = [slot.owner for slot in self.slots if slot.owner is not None]
         assert len(owners) == len(self.live) == len({id(s) for s in self.live}), "slots and live sequences differ"
         for sequence in self.live:

@@ -25,6 +25,9 @@ from vllama.engines.llama.bindings import Context, LoadError, Log, Model
 CHUNK = 128
 """Prompt tokens in a step beside running decodes: larger chunks bring no throughput, only longer gaps."""
 
+LULL_MS = 20
+"""Housekeeping waits so long for the next request of a client that asks one after the other."""
+
 
 class Worker:
     """Reads frames, steps the batcher, writes frames."""
@@ -42,16 +45,28 @@ class Worker:
         """Until the gateway closes the socket or sends `Shutdown`."""
         while True:
             batcher = self._batcher
-            if not self._read(block=batcher is None or not batcher.runnable):
+            idle = batcher is None or not batcher.runnable
+            if idle and batcher is not None and batcher.untidy and not self._arrives(LULL_MS):
+                batcher.tidy()
+                continue
+            if not self._read(block=idle):
                 return
             if batcher is not None and batcher.runnable:
                 news = batcher.step()
                 if news is not None:
                     self.send(news)
+                if batcher.runnable:
+                    batcher.tidy()
 
     def send(self, frame: frames.Frame) -> None:
         """Blocks while the socket is full: the gateway always reads."""
         self._socket.sendall(frames.pack(frame))
+
+    def _arrives(self, milliseconds: int) -> bool:
+        """Whether a frame comes within that time."""
+        if self._poll is not None:
+            return bool(self._poll.poll(milliseconds))
+        return bool(select.select([self._socket], [], [], milliseconds / 1000)[0])
 
     def _read(self, *, block: bool) -> bool:
         """Handle what has arrived; wait for something if `block`. False: leave."""
