@@ -8,8 +8,9 @@ import json
 
 import pytest
 
-from vllama.bench.client import Connection, Exchange, Framer, HttpError, fetch
+from vllama.bench.client import Connection, Exchange, fetch
 from vllama.bench.dialects import Reply, greedy_request, lines, read_reply, sse_data
+from vllama.bench.framing import Framer, HttpError
 from vllama.bench.golden import GoldenServer, Script, Shape, Split
 
 WORDS = ("Grüße", " 東京", " 🙂", " plain", ' "quoted"\n', " data: x", " 0\r\n\r\n", " …")
@@ -107,7 +108,7 @@ async def test_timeout_is_an_error_and_the_connection_is_dropped() -> None:
         path, body = greedy_request("ollama", "m", "p", 2, stream=True)
         exchange = await connection.request(path, body, timeout=0.3)
         assert exchange.error == "timeout after 0.3 s"
-        assert not connection.no_delay
+        assert not connection.is_open
     assert read_reply(exchange).text == "a"
 
 

@@ -1,20 +1,22 @@
 """A small HTTP/1.1 client that stamps bytes as they arrive and leaves their meaning for later.
 
-One asyncio loop, one keep-alive connection per stream, TCP_NODELAY, 127.0.0.1. While a slot is measured
-only HTTP framing is followed (to know when a response ends); JSON is parsed after the slot by `dialects`.
-All times are `time.monotonic_ns()`.
+One asyncio loop, one keep-alive connection per stream (or a fresh one per request), TCP_NODELAY, 127.0.0.1. While
+a slot is measured only HTTP framing is followed (to know when a response ends); JSON is parsed after the slot by
+`dialects`. All times are `time.monotonic_ns()`; arrivals are the kernel's own stamps where it gives them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from dataclasses import dataclass, field
 
+from vllama.bench import kernel_stamps
+from vllama.bench.framing import Framer, HttpError
 
-class HttpError(Exception):
-    """The peer broke HTTP, or closed before the response ended."""
+_READ_SIZE = 1 << 18
 
 
 @dataclass(slots=True)
@@ -23,6 +25,13 @@ class Exchange:
 
     `error` is empty for a response that ended as HTTP says it must, whatever its status. `reconnected`: the server
     had closed the idle connection, and the request was sent again on a new one; `t_sent` is then still the first time.
+    `cancelled`: the client hung up, as it was told to, and `t_end` is when it did.
+
+    `t_connect` and `t_connected` enclose the making of a connection, `t_sent` and `t_written` the handing over of the
+    request. `stamps` says whose clock `pieces` carries: "kernel" or the event "loop", "mixed" if the kernel
+    left some reads unstamped. `lags` has, for each read with a kernel stamp, the ns from the arrival to the read: the
+    error that the loop's clock would have made. `coalesced` lists the pieces in which several events ended, which
+    therefore share one stamp, that of the last.
     """
 
     t_sent: int = 0
@@ -36,6 +45,12 @@ class Exchange:
     pieces: list[tuple[int, bytes]] = field(default_factory=list)
     received: int = 0
     error: str = ""
+    t_connect: int = 0
+    t_written: int = 0
+    cancelled: bool = False
+    stamps: kernel_stamps.Source = ""
+    lags: list[int] = field(default_factory=list)
+    coalesced: list[int] = field(default_factory=list)
 
     @property
     def body(self) -> bytes:
@@ -43,198 +58,70 @@ class Exchange:
         return b"".join(piece for _, piece in self.pieces)
 
 
-class Framer:
-    """Follows the framing of one response, however its bytes are split. Feed until `done`."""
+class _EventCounter:
+    """Counts whole events in a body: lines of NDJSON, `data:` lines of SSE, however they are cut."""
 
     def __init__(self) -> None:
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.done = False
-        self.headers_done = False
-        self.until_close = False
-        self._buffer = bytearray()
-        self._left = 0
-        self._step = self._head
+        self.count = 0
+        self._rest = b""
 
-    def feed(self, data: bytes) -> bytes:
-        """Take bytes from the socket; returns the body bytes among them. Raises `HttpError`."""
-        self._buffer += data
-        out = bytearray()
-        while not self.done and self._step(out):
-            pass
-        if self.done and self._buffer:
-            raise HttpError("bytes after the end of the response")
-        return bytes(out)
-
-    def eof(self) -> None:
-        """The peer closed. Ends a response that is framed by the close; otherwise raises `HttpError`."""
-        if self.until_close and self.headers_done:
-            self.done = True
-        elif not self.done:
-            raise HttpError("connection closed in the middle of the response")
-
-    def _line(self) -> bytes | None:
-        end = self._buffer.find(b"\r\n")
-        if end < 0:
-            return None
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 2]
-        return line
-
-    def _head(self, out: bytearray) -> bool:
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
-            return False
-        lines = bytes(self._buffer[:end]).split(b"\r\n")
-        del self._buffer[: end + 4]
-        try:
-            self.status = int(lines[0].split(b" ", 2)[1])
-        except (IndexError, ValueError):
-            raise HttpError(f"no status line: {lines[0][:60]!r}") from None
-        for line in lines[1:]:
-            name, _, value = line.partition(b":")
-            self.headers[name.decode("latin-1").strip().lower()] = value.decode("latin-1").strip()
-        if self.status in (100, 103):
-            self.headers.clear()
-            return True
-        self.headers_done = True
-        if "chunked" in self.headers.get("transfer-encoding", "").lower():
-            self._step = self._chunk_size
-        elif (length := self.headers.get("content-length")) is not None:
-            self._left = int(length)
-            self.done = not self._left
-            self._step = self._fixed
-        elif self.status in (204, 304):
-            self.done = True
-        else:
-            self.until_close = True
-            self._step = self._rest
-        return True
-
-    def _take(self, out: bytearray) -> bool:
-        """Move up to `_left` bytes to `out`; True once all of them came."""
-        taken = min(self._left, len(self._buffer))
-        out += self._buffer[:taken]
-        del self._buffer[:taken]
-        self._left -= taken
-        return not self._left
-
-    def _fixed(self, out: bytearray) -> bool:
-        self.done = self._take(out)
-        return False
-
-    def _rest(self, out: bytearray) -> bool:
-        out += self._buffer
-        self._buffer.clear()
-        return False
-
-    def _chunk_size(self, out: bytearray) -> bool:
-        line = self._line()
-        if line is None:
-            return False
-        try:
-            self._left = int(line.partition(b";")[0], 16)
-        except ValueError:
-            raise HttpError(f"bad chunk size {line[:20]!r}") from None
-        self._step = self._chunk_data if self._left else self._trailer
-        return True
-
-    def _chunk_data(self, out: bytearray) -> bool:
-        if not self._take(out):
-            return False
-        self._step = self._chunk_end
-        return True
-
-    def _chunk_end(self, out: bytearray) -> bool:
-        line = self._line()
-        if line is None:
-            return False
-        if line:
-            raise HttpError("chunk is longer than its size")
-        self._step = self._chunk_size
-        return True
-
-    def _trailer(self, out: bytearray) -> bool:
-        line = self._line()
-        if line is None:
-            return False
-        self.done = not line
-        return not self.done
-
-
-class _Protocol(asyncio.Protocol):
-    """Stamps reads. The stamp is the first thing that happens when the loop hands over bytes."""
-
-    def __init__(self) -> None:
-        self.exchange = Exchange()
-        self.framer = Framer()
-        self.finished: asyncio.Future[None] | None = None
-        self.closed = False
-
-    def data_received(self, data: bytes) -> None:
-        now = time.monotonic_ns()
-        exchange = self.exchange
-        exchange.received += len(data)
-        if self.finished is None or self.finished.done():
-            self.closed = True  # bytes nobody asked for: this connection is not to be trusted any more
-            return
-        try:
-            body = self.framer.feed(data)
-        except (HttpError, ValueError) as error:
-            self._finish(now, str(error))
-            return
-        if not exchange.t_headers and self.framer.headers_done:
-            exchange.t_headers = now
-        if body:
-            exchange.pieces.append((now, body))
-        if self.framer.done:
-            self._finish(now, "")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.closed = True
-        if self.finished is None or self.finished.done():
-            return
-        try:
-            self.framer.eof()
-        except HttpError as error:
-            self._finish(time.monotonic_ns(), f"{error}{f' ({exc})' if exc else ''}")
-        else:
-            self._finish(time.monotonic_ns(), "")
-
-    def _finish(self, now: int, error: str) -> None:
-        exchange = self.exchange
-        exchange.t_end = now
-        exchange.error = error
-        exchange.status = self.framer.status
-        exchange.headers = self.framer.headers
-        if error or self.framer.headers.get("connection", "").lower() == "close":
-            self.closed = True
-        if self.finished is not None and not self.finished.done():
-            self.finished.set_result(None)
+    def feed(self, body: bytes) -> int:
+        """How many events ended in these bytes."""
+        *whole, self._rest = (self._rest + body).split(b"\n")
+        ended = sum(line.startswith((b"data:", b"{")) for line in whole)
+        self.count += ended
+        return ended
 
 
 class Connection:
-    """One keep-alive connection to 127.0.0.1; opens itself when needed. One request at a time."""
+    """One connection to 127.0.0.1; opens itself when needed. One request at a time.
 
-    def __init__(self, port: int) -> None:
+    `keep_alive` False opens a new one for every request. `kernel_stamps` False uses the event loop's clock even where
+    the kernel has a better one (to measure the difference).
+    """
+
+    def __init__(self, port: int, *, keep_alive: bool = True, kernel_stamps: bool = True) -> None:
         self.port = port
-        self._transport: asyncio.Transport | None = None
-        self._protocol: _Protocol | None = None
+        self._keep_alive = keep_alive
+        self._want_stamps = kernel_stamps
+        self._has_stamps = False
+        self._socket: socket.socket | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stale = False
+        self._exchange = Exchange()
+        self._framer = Framer()
+        self._events = _EventCounter()
+        self._cancel_after: int | None = None
+        self._finished: asyncio.Future[None] | None = None
+        self._no_delay = False
 
-    async def request(self, path: str, body: bytes | None, *, timeout: float, method: str | None = None) -> Exchange:
+    async def request(
+        self,
+        path: str,
+        body: bytes | None,
+        *,
+        timeout: float,
+        method: str | None = None,
+        cancel_after: int | None = None,
+    ) -> Exchange:
         """Send and wait for the whole response. Failures are in `Exchange.error`, never raised.
 
-        `timeout` in seconds covers connecting and the whole response.
+        `timeout` in seconds covers connecting and the whole response. `cancel_after` closes the connection once so
+        many events (lines of NDJSON, `data:` lines of SSE) have come; 0 hangs up as soon as the request is sent.
         """
         verb = method or ("GET" if body is None else "POST")
         head = f"{verb} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nAccept: */*\r\n"
+        if not self._keep_alive:
+            head += "Connection: close\r\n"
+            self.close()
         if body is not None:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         message = head.encode() + b"\r\n" + (body or b"")
         exchange = Exchange()
+        self._cancel_after = cancel_after
         try:
             async with asyncio.timeout(timeout):
-                await self._exchange(message, exchange)
+                await self._run(message, exchange)
                 if exchange.error and exchange.reused and not exchange.received:
                     # llama-server drops a kept-alive connection after a stream without a word. Every HTTP client
                     # tries again when not one byte came; the lost time stays in the measurement.
@@ -242,56 +129,172 @@ class Connection:
                     first_sent = exchange.t_sent
                     exchange.error, exchange.t_end = "", 0
                     exchange.reused, exchange.reconnected = False, True
-                    await self._exchange(message, exchange)
+                    await self._run(message, exchange)
                     exchange.t_sent = first_sent
         except TimeoutError:
             exchange.error = f"timeout after {timeout:g} s"
         except OSError as error:
-            exchange.error = f"cannot connect: {error}"
-        if exchange.error:
+            what = "the connection broke" if exchange.t_sent else "cannot connect"
+            exchange.error = f"{what}: {error}"
+        except asyncio.CancelledError:
+            self.close()
+            raise
+        if exchange.error or exchange.cancelled:
             exchange.t_end = exchange.t_end or time.monotonic_ns()
+            self.close()
+        elif not self._keep_alive:
             self.close()
         return exchange
 
-    async def _exchange(self, message: bytes, exchange: Exchange) -> None:
+    async def _run(self, message: bytes, exchange: Exchange) -> None:
         loop = asyncio.get_running_loop()
-        if self._protocol is None or self._protocol.closed or self._transport is None:
+        if self._socket is None or self._stale:
             self.close()
-            transport, protocol = await loop.create_connection(_Protocol, "127.0.0.1", self.port)
-            self._transport, self._protocol = transport, protocol
-            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            exchange.t_connect = time.monotonic_ns()
+            await self._open(loop)
             exchange.t_connected = time.monotonic_ns()
         else:
             exchange.reused = True
-        assert self._protocol is not None
-        assert self._transport is not None
-        protocol = self._protocol
-        protocol.exchange = exchange
-        protocol.framer = Framer()
-        protocol.finished = loop.create_future()
+        sock = self._socket
+        assert sock is not None
+        self._exchange = exchange
+        self._framer = Framer()
+        self._events = _EventCounter()
+        self._finished = loop.create_future()
         exchange.t_sent = time.monotonic_ns()
-        self._transport.write(message)
-        await protocol.finished
+        try:
+            sent = sock.send(message)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(message):
+            await loop.sock_sendall(sock, message[sent:])
+        exchange.t_written = time.monotonic_ns()
+        if self._cancel_after == 0:
+            self._hang_up(exchange.t_written)
+        await self._finished
+
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> None:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._has_stamps = self._want_stamps and kernel_stamps.enable(sock)
+            await loop.sock_connect(sock, ("127.0.0.1", self.port))
+        except BaseException:
+            sock.close()
+            raise
+        self._socket, self._loop, self._stale = sock, loop, False
+        self._no_delay = bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        loop.add_reader(sock, self._readable)
+
+    def _readable(self) -> None:
+        """One read. The stamp is the first thing that happens with its bytes."""
+        sock = self._socket
+        if sock is None:
+            return
+        arrival = 0
+        try:
+            if self._has_stamps:
+                data, ancillary, _, _ = sock.recvmsg(_READ_SIZE, kernel_stamps.ANCILLARY_SIZE)
+                now = time.monotonic_ns()
+                arrival = kernel_stamps.stamp(ancillary, self._exchange.t_sent, now)
+            else:
+                data = sock.recv(_READ_SIZE)
+                now = time.monotonic_ns()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._lost(str(error))
+            return
+        if not data:
+            self._lost("")
+        elif self._finished is None or self._finished.done():
+            self._stale = True  # bytes nobody asked for: this connection is not to be trusted any more
+            self._stop_reading()
+        else:
+            self._take(data, arrival, now)
+
+    def _take(self, data: bytes, arrival: int, now: int) -> None:
+        exchange, framer = self._exchange, self._framer
+        source: kernel_stamps.Source = "kernel" if arrival else "loop"
+        if arrival:
+            exchange.lags.append(now - arrival)
+        exchange.stamps = source if exchange.stamps in ("", source) else "mixed"
+        # Between a read stamped by the loop and one stamped by the kernel, time must not run backwards.
+        last = exchange.pieces[-1][0] if exchange.pieces else exchange.t_headers
+        arrival = max(arrival or now, last)
+        exchange.received += len(data)
+        chunks = framer.chunks
+        try:
+            body = framer.feed(data)
+        except (HttpError, ValueError) as error:
+            self._finish(arrival, str(error))
+            return
+        if not exchange.t_headers and framer.headers_done:
+            exchange.t_headers = arrival
+        if body:
+            ended = framer.chunks - chunks
+            if self._cancel_after or not framer.chunks:
+                ended = max(ended, self._events.feed(body))
+            if ended > 1:
+                exchange.coalesced.append(len(exchange.pieces))
+            exchange.pieces.append((arrival, body))
+        if framer.done:
+            self._finish(arrival, "")
+        elif self._cancel_after and self._events.count >= self._cancel_after:
+            self._hang_up(time.monotonic_ns())
+
+    def _hang_up(self, now: int) -> None:
+        self._exchange.cancelled = True
+        self._finish(now, "")
+        self.close()
+
+    def _lost(self, why: str) -> None:
+        """The peer closed, or the connection broke."""
+        self._stale = True
+        self._stop_reading()
+        if self._finished is None or self._finished.done():
+            return
+        now = time.monotonic_ns()
+        try:
+            self._framer.eof()
+        except HttpError as error:
+            self._finish(now, f"{error}{f' ({why})' if why else ''}")
+        else:
+            self._finish(now, f"connection broke: {why}" if why else "")
+
+    def _finish(self, now: int, error: str) -> None:
+        exchange = self._exchange
+        exchange.t_end = now
+        exchange.error = error
+        exchange.status = self._framer.status
+        exchange.headers = self._framer.headers
+        if error or self._framer.headers.get("connection", "").lower() == "close":
+            self._stale = True
+        if self._finished is not None and not self._finished.done():
+            self._finished.set_result(None)
 
     @property
     def no_delay(self) -> bool:
-        """Whether TCP_NODELAY is set on the open socket."""
-        if self._transport is None:
-            return False
-        sock = self._transport.get_extra_info("socket")
-        return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        """Whether TCP_NODELAY was set on the last socket that this connection opened; False after a failure."""
+        return self._no_delay
 
     @property
     def is_open(self) -> bool:
         """Whether the next request would reuse the socket."""
-        return self._protocol is not None and not self._protocol.closed
+        return self._socket is not None and not self._stale
+
+    def _stop_reading(self) -> None:
+        if self._socket is not None and self._loop is not None and not self._loop.is_closed():
+            with contextlib.suppress(ValueError, OSError):
+                self._loop.remove_reader(self._socket)
 
     def close(self) -> None:
         """Drop the connection; the next request opens a new one."""
-        if self._transport is not None:
-            self._transport.abort()
-        self._transport = None
-        self._protocol = None
+        self._stop_reading()
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = None
 
 
 async def fetch(port: int, path: str, body: bytes | None = None, *, timeout: float = 30.0) -> Exchange:
