@@ -432,7 +432,7 @@ async def _fits(engine: Engine, prompt: str, limit: int) -> bool:
     # One token may be added in front (BOS), hence the strict comparison.
     if len(prompt.encode()) < limit:
         return True
-    return len(await engine.tokenize(prompt)) <= limit
+    return len(await engine.tokenize(prompt, limit=limit)) <= limit
 
 
 async def _context(engine: Engine, prompt: str, finished: Finished, cut: bool, text: str) -> tuple[int, ...]:

@@ -220,8 +220,8 @@ class Engine(Protocol):
         """
         ...
 
-    async def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
-        """Token ids; special tokens in the text are parsed."""
+    async def tokenize(self, text: str, *, add_special: bool = True, limit: int = 0) -> list[int]:
+        """Token ids; special tokens in the text are parsed. With a `limit` > 0 the first `limit` + 1 are enough."""
         ...
 
     async def detokenize(self, tokens: Sequence[int]) -> str:

@@ -194,9 +194,10 @@ class ScriptedEngine:
         """Not an embedding model."""
         raise RequestError("the scripted engine makes no embeddings")
 
-    async def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
+    async def tokenize(self, text: str, *, add_special: bool = True, limit: int = 0) -> list[int]:
         """One id per word with the blanks before it."""
-        return self._encode(text)
+        ids = self._encode(text)
+        return ids[: limit + 1] if limit else ids
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         """The pieces again; an id that was never handed out is an error."""

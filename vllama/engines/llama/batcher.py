@@ -6,12 +6,14 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from vllama.engines.llama import frames
 from vllama.engines.llama.bindings import Context, Model, Outcome
-from vllama.engines.llama.jobs import Job
+from vllama.engines.llama.jobs import Job, lane_of, tokenize
 from vllama.engines.llama.plan import Plan
+from vllama.engines.llama.preparation import BULK, INLINE, Preparation
 from vllama.engines.llama.prompt import RequestFault
 from vllama.engines.llama.recovery import halves
 from vllama.engines.llama.scheduler import Limits, Scheduler
@@ -43,6 +45,7 @@ class Batcher:
         self._unstarted: list[Job] = []
         self._failed: list[tuple[int, str, str, int, int]] = []
         self._kv_type = kv_type
+        self.preparation = Preparation()
         self._stalled = False
         self.steps = 0
         self.prompt_tokens = 0
@@ -50,7 +53,7 @@ class Batcher:
         self.output_tokens = 0
         self.faults = 0
         self._answers: dict[type, Callable[[Any], Any]] = {
-            frames.Tokenize: lambda f: model.tokenize(f.text, add_special=f.add_special),
+            frames.Tokenize: partial(tokenize, model),
             frames.Detokenize: self._detokenize,
             frames.Stats: lambda f: self._stats(),
             frames.Embed: self._embed,
@@ -99,9 +102,15 @@ class Batcher:
             job = self.jobs.get(frame.id)
             if job is not None:
                 job.sequence.paused = isinstance(frame, frames.Pause)
+            else:
+                self.preparation.pause(frame.id, isinstance(frame, frames.Pause))
             return None
         if isinstance(frame, frames.Threads):
             self.context.set_threads(max(1, frame.count))
+            return None
+        if isinstance(frame, frames.Tokenize) and len(frame.text) > INLINE:
+            lane = "bulk" if len(frame.text) > BULK else "text"
+            self.preparation.put(lane, frame, partial(tokenize, self.model, frame))
             return None
         try:
             return frames.Answer(frame.id, self._answers[type(frame)](frame))
@@ -183,12 +192,38 @@ class Batcher:
             del jobs[sequence.id]
             job.close()
 
+    def collect(self) -> list[frames.Answer]:
+        """Take in what has been prepared meanwhile; gives the answers that are due."""
+        answers = []
+        for task in self.preparation.take():
+            frame, fault = task.frame, task.fault
+            if isinstance(frame, frames.Submit):
+                self._enter(frame, task.value, fault)
+                if task.paused and fault is None:
+                    task.value.sequence.paused = True
+            elif fault is None:
+                answers.append(frames.Answer(frame.id, task.value))
+            else:
+                answers.append(frames.Answer(frame.id, None, fault.text))
+        return answers
+
     def _submit(self, frame: frames.Submit) -> None:
+        work = partial(Job, self.model, frame)
+        lane, seconds = lane_of(frame)
+        if lane:
+            self.preparation.put(lane, frame, work, seconds)
+            return
         try:
-            job = Job(self.model, frame)
+            self._enter(frame, work(), None)
         except RequestFault as fault:
+            self._enter(frame, None, fault)
+
+    def _enter(self, frame: frames.Submit, job: Job | None, fault: RequestFault | None) -> None:
+        self._stalled = False
+        if fault is not None:
             self._failed.append((frame.id, fault.kind, fault.text, fault.prompt_tokens, frame.num_ctx))
             return
+        assert job is not None
         self.jobs[frame.id] = job
         self._unstarted.append(job)
         self.scheduler.submit(job.sequence)
@@ -196,6 +231,7 @@ class Batcher:
     def _cancel(self, id: int) -> None:
         job = self.jobs.pop(id, None)
         if job is None:
+            self.preparation.cancel(id)
             return
         if job in self._unstarted:
             self._unstarted.remove(job)

@@ -125,7 +125,20 @@ class Model:
         self.adds_bos: bool = lib.llama_vocab_get_add_bos(self.vocab)
         self._pieces: dict[int, bytes] = {}
         self._eog: dict[int, bool] = {}
+        self._longest = -1
         self._buffer = ctypes.create_string_buffer(512)
+
+    def longest(self) -> int:
+        """The most bytes that one token stands for; 0 where the tokenizer may drop text. Looks at all tokens once."""
+        if self._longest < 0:
+            longest = 0
+            if lib.llama_vocab_type(self.vocab) in (lib.LLAMA_VOCAB_TYPE_SPM, lib.LLAMA_VOCAB_TYPE_BPE):
+                for token in range(self.vocab_size):
+                    # Without room the function says how much it wants.
+                    size = lib.llama_token_to_piece(self.vocab, token, None, 0, 0, True)
+                    longest = max(longest, -size)
+            self._longest = longest
+        return self._longest
 
     def description(self) -> str:
         """Like "llama 135M Q4_1"."""

@@ -134,10 +134,10 @@ class LlamaEngine:
         vectors: list[list[float]] = await self._ask(number, frames.Embed(number, [list(one) for one in inputs]))
         return vectors
 
-    async def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
+    async def tokenize(self, text: str, *, add_special: bool = True, limit: int = 0) -> list[int]:
         """See `base.Engine`."""
         number = next(self._ids)
-        tokens: list[int] = await self._ask(number, frames.Tokenize(number, text, add_special))
+        tokens: list[int] = await self._ask(number, frames.Tokenize(number, text, add_special, limit))
         return tokens
 
     async def detokenize(self, tokens: Sequence[int]) -> str:

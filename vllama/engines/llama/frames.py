@@ -89,11 +89,12 @@ class Resume(Frame):
 
 
 class Tokenize(Frame):
-    """Answered by `Answer` with the ids."""
+    """Answered by `Answer` with the ids; `limit` > 0: that many and one more are enough."""
 
     id: int
     text: str
     add_special: bool
+    limit: int = 0
 
 
 class Detokenize(Frame):

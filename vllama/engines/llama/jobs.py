@@ -5,12 +5,43 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from vllama.engines.fitting import TOO_LONG
 from vllama.engines.llama.bindings import Chain, Context, Grammar, Model, top_logprobs
-from vllama.engines.llama.frames import Submit
+from vllama.engines.llama.bounds import check_grammar, clip
+from vllama.engines.llama.frames import Submit, Tokenize
+from vllama.engines.llama.preparation import BULK, GRAMMAR_S, INLINE
 from vllama.engines.llama.prompt import RequestFault, fit
 from vllama.engines.llama.sampling import penalty_window, stages
 from vllama.engines.llama.sequence import Sequence
 from vllama.engines.llama.text import TextStream
+
+CLIP = 64 << 10
+"""Characters from which it is worth asking whether a prompt can fit at all."""
+
+SLOWEST = 50_000
+"""Characters that are tokenised in a second at the very least; for deadlines."""
+
+
+def lane_of(submit: Submit) -> tuple[str, float | None]:
+    """Where a job is made: "" for at once in the step loop, else the lane of `Preparation` and its deadline."""
+    size = len(submit.prompt) if submit.prompt is not None else len(submit.tokens or ())
+    if submit.gbnf is not None:
+        return "grammar", GRAMMAR_S + size / SLOWEST
+    if size > BULK:
+        return "bulk", None
+    # Penalties look at the tokens one by one.
+    return "text" if size > INLINE or penalty_window(submit, submit.num_ctx) > INLINE else "", None
+
+
+def tokenize(model: Model, frame: Tokenize) -> list[int]:
+    """The ids that `Tokenize` asks for; with a limit, one more than that at most."""
+    text = frame.text
+    if frame.limit:
+        # One more, or "longer than the limit" could not be told from "as long".
+        reach = (frame.limit + 1) * model.longest() if len(text) > INLINE else 0
+        text = text[:reach] if 0 < reach < len(text) else text
+    tokens = model.tokenize(text, add_special=frame.add_special)
+    return tokens[: frame.limit + 1] if frame.limit else tokens
 
 
 class Job:
@@ -44,7 +75,16 @@ class Job:
     def __init__(self, model: Model, submit: Submit) -> None:
         tokens = submit.tokens
         if tokens is None:
-            tokens = model.tokenize(submit.prompt or "", add_special=True)
+            text = submit.prompt or ""
+            if len(text) > CLIP:
+                text = clip(
+                    text,
+                    num_ctx=submit.num_ctx,
+                    longest=model.longest(),
+                    truncate=submit.truncate,
+                    too_long=TOO_LONG,
+                )
+            tokens = model.tokenize(text, add_special=True)
         elif any(not 0 <= token < model.vocab_size for token in tokens):
             wrong = next(token for token in tokens if not 0 <= token < model.vocab_size)
             raise RequestFault("request", f"token id {wrong} is not in the vocabulary (0 to {model.vocab_size - 1})")
@@ -77,6 +117,7 @@ class Job:
         self._recent = ""
         self._grammar: Grammar | None = None
         if submit.gbnf is not None:
+            check_grammar(submit.gbnf)
             try:
                 self._grammar = Grammar(model, submit.gbnf)
             except ValueError as error:

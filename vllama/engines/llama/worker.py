@@ -28,6 +28,9 @@ CHUNK = 128
 LULL_MS = 20
 """Housekeeping waits so long for the next request of a client that asks one after the other."""
 
+READ = 4 << 20
+"""Bytes read between two steps at most: a huge request must not hold up those that run."""
+
 
 class Worker:
     """Reads frames, steps the batcher, writes frames."""
@@ -51,6 +54,9 @@ class Worker:
                 continue
             if not self._read(block=idle):
                 return
+            if batcher is not None:
+                for answer in batcher.collect():
+                    self.send(answer)
             if batcher is not None and batcher.runnable:
                 news = batcher.step()
                 if news is not None:
@@ -70,27 +76,38 @@ class Worker:
 
     def _read(self, *, block: bool) -> bool:
         """Handle what has arrived; wait for something if `block`. False: leave."""
+        room = READ
         while True:
             try:
                 data = self._socket.recv(1 << 18, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 if not block:
                     return True
-                if self._poll is not None:
-                    self._poll.poll()
-                else:
-                    select.select([self._socket], [], [])
+                self._wait()
+                block = False
                 continue
             except ConnectionError:
                 return False
             if not data:
                 return False
+            room -= len(data)
             for body in self._splitter.feed(data):
                 frame = self._decode(body)
                 if isinstance(frame, frames.Shutdown):
                     return False
                 self._handle(frame)
             block = False
+            if room <= 0:
+                return True
+
+    def _wait(self) -> None:
+        """Until a frame comes, something has been prepared, or its deadline has passed."""
+        patience = self._batcher.preparation.patience() if self._batcher is not None else None
+        if self._poll is not None:
+            self._poll.poll(None if patience is None else patience * 1000 + 1)
+        else:
+            prepared = [self._batcher.preparation] if self._batcher is not None else []
+            select.select([self._socket, *prepared], [], [], patience)
 
     def _handle(self, frame: Any) -> None:
         if isinstance(frame, frames.Load):
@@ -129,6 +146,8 @@ class Worker:
         except LoadError as error:
             self.send(frames.LoadFailed(str(error)))
             return
+        if self._poll is not None:
+            self._poll.register(self._batcher.preparation.fileno(), select.POLLIN)
         # What exists now stays: keep the collector from walking it.
         gc.collect()
         gc.freeze()
