@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import math
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -37,6 +38,14 @@ _KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8
 
 SPARE_BUFFERS = 4
 """Buffers of discarded copies that are kept for the next ones."""
+
+
+def die_with_parent() -> None:
+    """Linux: the kernel kills this process when the thread that started it ends. A watcher in here could not do so
+    while the process is stopped."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
 
 
 class LoadError(Exception):

@@ -37,9 +37,9 @@ def check_grammar(gbnf: str) -> None:
 def clip(text: str, *, num_ctx: int, longest: int, truncate: bool, too_long: str) -> str:
     """The text without the middle that cannot be in the prompt, whatever its tokens are.
 
-    `longest` is the most characters that one token stands for (0: not known, nothing is cut). `num_ctx` tokens of each end
-    are left, and that is more than what is kept of a prompt that must be cut. Raises `RequestFault` when it must not be
-    cut; the token count in it is then a lower bound.
+    `longest` is the most characters that one token stands for (0: not known, nothing is cut). `num_ctx` tokens of each
+    end are left, and that is more than what is kept of a prompt that must be cut. Raises `RequestFault` when it must
+    not be cut; the token count in it is then a lower bound.
     """
     reach = num_ctx * longest
     if not longest or len(text) <= reach:

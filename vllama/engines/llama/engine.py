@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -44,6 +45,9 @@ BATCH = 512
 CELLS = 8192
 """KV cells to begin with; doubled when running requests need more. `LoadOptions.extra` "kv_cells" overrides it."""
 
+LOST_GRACE_S = 1.0
+"""Seconds between the end of the connection and the end of the worker."""
+
 CRASHED = (
     "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
     "check ollama server logs for details"
@@ -54,11 +58,13 @@ class LlamaEngine:
     """One GGUF in one worker process. See `base.Engine`."""
 
     name = "llama"
+    worker = "vllama.engines.llama.worker"
 
     def __init__(self, source: ModelSource, options: LoadOptions | None = None) -> None:
         self._source = source
         self._options = options or LoadOptions()
-        self._child = Child("vllama.engines.llama.worker", "llama")
+        limit = float(dict(self._options.extra).get("step_limit_s", 0))
+        self._child = Child(self.worker, "llama", step_limit=limit)
         self._link: _Link | None = None
         self._facts: ModelFacts | None = None
         self._ids = itertools.count(1)
@@ -126,6 +132,7 @@ class LlamaEngine:
             return stream
         self._streams[number] = stream
         self._send(_submit(number, request))
+        self._child.watch(self._busy)
         return stream
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -220,15 +227,26 @@ class LlamaEngine:
         """The socket is closed: the worker is gone, or about to go. `_watch` tells everybody."""
         self._link = None
         if error is not None:
-            log.error("lost the llama worker: %s", error)
-            self._child.kill()
+            self._child.condemn(f"the connection to it broke: {error}")
+        elif not self._closed:
+            # Its end is near if it closed the socket by dying; nobody could ever reach it again otherwise.
+            loop = asyncio.get_running_loop()
+            loop.call_later(LOST_GRACE_S, self._child.condemn, "the connection to it was closed")
+
+    def _busy(self) -> bool:
+        return bool(self._streams or self._answers)
 
     async def _watch(self) -> None:
         """Wait for the worker's end; whoever still waits for it is told."""
         code = await self._child.wait()
         self._link = None
         if not self._closed:
-            log.error("llama worker %d ended with %d: %s", self._child.pid, code, self._child.last_words())
+            log.error(
+                "llama worker %d ended: %s; its last words:\n%s",
+                self._child.pid,
+                _reason(self._child, code),
+                self._child.last_words(),
+            )
         if self._ready is not None and not self._ready.done():
             self._ready.set_exception(self._load_error(_reason(self._child, code)))
         self._fail_all()
@@ -256,6 +274,7 @@ class LlamaEngine:
             raise EngineCrashed(CRASHED)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         self._send(frame)
+        self._child.watch(self._busy)
         try:
             return await answer
         finally:
@@ -361,17 +380,23 @@ def _error(kind: str, text: str, prompt_tokens: int, num_ctx: int) -> VllamaErro
 
 
 def _crash(child: Child) -> EngineCrashed:
-    error = EngineCrashed(CRASHED)
+    code = child.returncode
+    error = EngineCrashed(f"{CRASHED} ({_reason(child, code)})" if code is not None else CRASHED)
     if child.stderr:
         error.add_note(child.last_words())
     return error
 
 
 def _reason(child: Child, code: int) -> str:
-    """Why a worker died while it loaded: what it said last, or how it ended."""
+    """Why a worker died: what it said last, or how it ended."""
+    if child.verdict:
+        return f"the worker was ended: {child.verdict}"
     lines = [line for line in child.stderr if line.strip()]
     # What a failed assertion says comes before what debuggers and the C library add.
-    said = next((line for line in lines if "GGML_ASSERT" in line), lines[-1] if lines else "")
+    said = next((line for line in lines if "GGML_ASSERT" in line or "fatal error" in line), "")
+    if code == -signal.SIGKILL and not said:
+        return "the worker was killed; if nobody did, the machine ran out of memory"
+    said = said or (lines[-1] if lines else "")
     end = f"signal {-code}" if code < 0 else f"exit code {code}"
     return f"the worker ended with {end}" + (f": {said}" if said else "")
 

@@ -2,8 +2,8 @@
 
 It runs in helper threads; the C functions behind it let go of the interpreter. Each *lane* is one thread that works in
 order, so a short text never waits for a book, nor a text for a grammar. The step loop puts work in, is woken by
-`fileno()` when something is done, and collects it with `take()`. A grammar has a deadline: C code cannot be interrupted,
-so its thread is left behind and a new one takes over the lane.
+`fileno()` when something is done, and collects it with `take()`. A grammar has a deadline: C code cannot be
+interrupted, so its thread is left behind and a new one takes over the lane.
 """
 
 from __future__ import annotations

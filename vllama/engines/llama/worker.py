@@ -1,7 +1,8 @@
-"""The worker process: `python -m vllama.engines.llama.worker SOCKET_FD DEATH_FD`, started by `engine.py`.
+"""The worker process: `python -m vllama.engines.llama.worker SOCKET_FD DEATH_FD PULSE_FD`, started by `engine.py`.
 
 One thread owns the model and runs the step loop; frames are read between two steps without blocking. A second
-thread sleeps on the death pipe and ends the process when the gateway is gone, even in the middle of a decode.
+thread sleeps on the death pipe: it answers pings with the age of the current step, and ends the process when the gateway
+is gone, even in the middle of a decode.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import select
 import signal
 import socket
 import sys
+import time
 from typing import Any
 
 import msgspec
 
 from vllama.engines.llama import frames
 from vllama.engines.llama.batcher import Batcher
-from vllama.engines.llama.bindings import Context, LoadError, Log, Model
+from vllama.engines.llama.bindings import Context, LoadError, Log, Model, die_with_parent
+from vllama.engines.llama.frames import PULSE
 
 CHUNK = 128
 """Prompt tokens in a step beside running decodes: larger chunks bring no throughput, only longer gaps."""
@@ -43,6 +46,7 @@ class Worker:
         if self._poll is not None:
             self._poll.register(connection.fileno(), select.POLLIN)
         self._batcher: Batcher | None = None
+        self.stepping_since = 0
 
     def run(self) -> None:
         """Until the gateway closes the socket or sends `Shutdown`."""
@@ -58,7 +62,9 @@ class Worker:
                 for answer in batcher.collect():
                     self.send(answer)
             if batcher is not None and batcher.runnable:
+                self.stepping_since = time.monotonic_ns()
                 news = batcher.step()
+                self.stepping_since = 0
                 if news is not None:
                     self.send(news)
                 if batcher.runnable:
@@ -170,12 +176,14 @@ def _batcher(load: frames.Load, model: Model) -> Batcher:
     return Batcher(model, context, live=load.live, batch=batch, chunk=CHUNK, kv_type=load.kv_cache_type)
 
 
-def _watch(death: int) -> None:
-    """The other end is held by the gateway alone: end of file means that it is gone, however it went."""
+def _watch(worker: Worker, death: int, pulse: int) -> None:
+    """Answer pings. The gateway alone holds the other end: end of file means that it is gone, however it went."""
     while True:
         try:
             if not os.read(death, 1):
                 break
+            since = worker.stepping_since
+            os.write(pulse, PULSE.pack(time.monotonic_ns() - since if since else 0))
         except InterruptedError:
             continue
         except OSError:
@@ -188,9 +196,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.setblocking(True)
-    _thread.start_new_thread(_watch, (int(sys.argv[2]),))
+    worker = Worker(connection)
+    _thread.start_new_thread(_watch, (worker, int(sys.argv[2]), int(sys.argv[3])))
+    die_with_parent()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        Worker(connection).run()
+        worker.run()
     sys.stderr.flush()
     # Without destructors: the operating system frees gigabytes faster than the library does.
     os._exit(0)
