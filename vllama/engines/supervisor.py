@@ -19,11 +19,12 @@ import logging
 import os
 import signal
 import socket
-import struct
 import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+
+from vllama.engines.pulse import PULSE
 
 log = logging.getLogger("vllama.worker")
 
@@ -38,10 +39,6 @@ SILENT_TICKS = 10
 
 STEP_LIMIT_S = 600.0
 """Seconds that a single step may take: a long one on a slow machine takes a minute or two."""
-
-PULSE = struct.Struct("<Q")
-"""The answer to a ping: nanoseconds since the current step began, 0 between two steps."""
-
 
 class Child:
     """One supervised Python process that runs `module` with three descriptors as arguments: a socket to us, the death

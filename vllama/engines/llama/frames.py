@@ -16,9 +16,6 @@ MAX_FRAME = 256 * 1024 * 1024
 
 HEADER = struct.Struct("<I")
 
-PULSE = struct.Struct("<Q")
-"""The answer to a ping: nanoseconds since the current step began, 0 between two steps."""
-
 
 class Frame(msgspec.Struct, array_like=True, tag=True, gc=False):
     """Base of all messages."""

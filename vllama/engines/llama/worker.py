@@ -1,8 +1,8 @@
 """The worker process: `python -m vllama.engines.llama.worker SOCKET_FD DEATH_FD PULSE_FD`, started by `engine.py`.
 
 One thread owns the model and runs the step loop; frames are read between two steps without blocking. A second
-thread sleeps on the death pipe: it answers pings with the age of the current step, and ends the process when the gateway
-is gone, even in the middle of a decode.
+thread sleeps on the death pipe: it answers pings with the age of the current step, and ends the process when the
+gateway is gone, even in the middle of a decode.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import msgspec
 from vllama.engines.llama import frames
 from vllama.engines.llama.batcher import Batcher
 from vllama.engines.llama.bindings import Context, LoadError, Log, Model, die_with_parent
-from vllama.engines.llama.frames import PULSE
+from vllama.engines.pulse import PULSE
 
 CHUNK = 128
 """Prompt tokens in a step beside running decodes: larger chunks bring no throughput, only longer gaps."""
@@ -112,8 +112,10 @@ class Worker:
         if self._poll is not None:
             self._poll.poll(None if patience is None else patience * 1000 + 1)
         else:
-            prepared = [self._batcher.preparation] if self._batcher is not None else []
-            select.select([self._socket, *prepared], [], [], patience)
+            watched: list[Any] = [self._socket]
+            if self._batcher is not None:
+                watched.append(self._batcher.preparation)
+            select.select(watched, [], [], patience)
 
     def _handle(self, frame: Any) -> None:
         if isinstance(frame, frames.Load):
