@@ -229,6 +229,40 @@ class Outcome(Enum):
     FATAL = "fatal"
 
 
+class _Rows:
+    """A `llama_batch` whose arrays are filled by slices: one sequence for each row."""
+
+    __slots__ = ("_ids", "_keep", "_positions", "_tokens", "batch", "outputs")
+
+    def __init__(self, size: int) -> None:
+        self._tokens: Any = (ctypes.c_int32 * size)()
+        self._positions: Any = (ctypes.c_int32 * size)()
+        self._ids: Any = (ctypes.c_int32 * size)()
+        self.outputs: Any = (ctypes.c_int8 * size)()
+        one = (ctypes.c_int32 * size)(*([1] * size))
+        base = ctypes.addressof(self._ids)
+        pointer = ctypes.POINTER(ctypes.c_int32)
+        ids = (pointer * size)(*(ctypes.cast(base + 4 * i, pointer) for i in range(size)))
+        self._keep = (one, ids)
+        self.batch = lib.llama_batch(
+            0,
+            ctypes.cast(self._tokens, pointer),
+            None,
+            ctypes.cast(self._positions, pointer),
+            ctypes.cast(one, pointer),
+            ctypes.cast(ids, ctypes.POINTER(pointer)),
+            ctypes.cast(self.outputs, ctypes.POINTER(ctypes.c_int8)),
+        )
+
+    def fill(self, tokens: list[int], positions: list[int], sequences: list[int]) -> None:
+        """The rows of the next decode; which of them are outputs is set in `outputs`."""
+        count = len(tokens)
+        self._tokens[:count] = tokens
+        self._positions[:count] = positions
+        self._ids[:count] = sequences
+        self.batch.n_tokens = count
+
+
 class Context:
     """One KV memory shared by all sequences, and the batch that is decoded into it. It is a `kv.Memory`."""
 
@@ -251,24 +285,7 @@ class Context:
         self._kv_type = _KV_TYPES[kv_type]
         self._spare: list[Any] = []
         self._create(cells)
-        self._tokens: Any = (ctypes.c_int32 * batch)()
-        self._positions: Any = (ctypes.c_int32 * batch)()
-        self._ids: Any = (ctypes.c_int32 * batch)()
-        self._outputs: Any = (ctypes.c_int8 * batch)()
-        one = (ctypes.c_int32 * batch)(*([1] * batch))
-        base = ctypes.addressof(self._ids)
-        pointer = ctypes.POINTER(ctypes.c_int32)
-        ids = (pointer * batch)(*(ctypes.cast(base + 4 * i, pointer) for i in range(batch)))
-        self._keep = (one, ids)
-        self._batch = lib.llama_batch(
-            0,
-            ctypes.cast(self._tokens, pointer),
-            None,
-            ctypes.cast(self._positions, pointer),
-            ctypes.cast(one, pointer),
-            ctypes.cast(ids, ctypes.POINTER(pointer)),
-            ctypes.cast(self._outputs, ctypes.POINTER(ctypes.c_int8)),
-        )
+        self._rows = _Rows(batch)
 
     def _create(self, cells: int) -> None:
         params = lib.llama_context_default_params()
@@ -304,18 +321,16 @@ class Context:
     def decode(self, plan: Plan) -> Outcome:
         """Run one step. After OK the logits of `plan.outputs` can be sampled by their batch index."""
         count = len(plan.tokens)
-        self._tokens[:count] = plan.tokens
-        self._positions[:count] = plan.positions
-        self._ids[:count] = plan.slots
-        outputs = self._outputs
+        rows = self._rows
+        rows.fill(plan.tokens, plan.positions, plan.slots)
+        outputs = rows.outputs
         if len(plan.outputs) == count:
             ctypes.memset(outputs, 1, count)
         else:
             ctypes.memset(outputs, 0, count)
             for index, _ in plan.outputs:
                 outputs[index] = 1
-        self._batch.n_tokens = count
-        result = lib.llama_decode(self.pointer, self._batch)
+        result = lib.llama_decode(self.pointer, rows.batch)
         if result == 0:
             return Outcome.OK
         if result == 1:
@@ -402,6 +417,71 @@ class Context:
 
     def close(self) -> None:
         """Free the KV memory."""
+        if self.pointer:
+            lib.llama_free(self.pointer)
+            self.pointer = None
+
+
+class EmbeddingContext:
+    """Pools whole inputs to vectors; nothing is kept between two packs. For a model that says how it pools.
+
+    `tokens` is the largest pack, `inputs` how many inputs it may hold. Raises `LoadError`.
+    """
+
+    def __init__(self, model: Model, *, tokens: int, inputs: int, threads: int, flash_attention: bool | None) -> None:
+        self.tokens = tokens
+        self.inputs = inputs
+        self.threads = threads
+        params = lib.llama_context_default_params()
+        # The library rounds contexts up and asserts that an encoder sees a pack in one piece.
+        params.n_ctx = params.n_batch = params.n_ubatch = tokens
+        params.n_seq_max = inputs
+        params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type = {None: -1, False: 0, True: 1}[flash_attention]
+        params.embeddings = True
+        params.kv_unified = True
+        params.no_perf = True
+        self.pointer = lib.llama_init_from_model(model.pointer, params)
+        if not self.pointer:
+            raise LoadError(model.log.reason())
+        self._memory = lib.llama_get_memory(self.pointer)
+        self.width: int = lib.llama_model_n_embd_out(model.pointer)
+        self._rows = _Rows(tokens)
+        ctypes.memset(self._rows.outputs, 1, tokens)
+
+    @property
+    def pooling(self) -> int:
+        """llama.cpp's number: 0 none, 1 mean, 2 first token, 3 last token, 4 a ranking score."""
+        return int(lib.llama_pooling_type(self.pointer))
+
+    def pool(self, pack: Sequence[Sequence[int]]) -> list[Any] | None:
+        """One float32 array of `width` for each input, as the model pools it. None: it could not be evaluated."""
+        import numpy as np
+
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        for slot, ids in enumerate(pack):
+            tokens += ids
+            positions += range(len(ids))
+            slots += [slot] * len(ids)
+        self._rows.fill(tokens, positions, slots)
+        if self._memory:
+            lib.llama_memory_clear(self._memory, False)
+        if lib.llama_decode(self.pointer, self._rows.batch):
+            return None
+        rows = [lib.llama_get_embeddings_seq(self.pointer, slot) for slot in range(len(pack))]
+        if not all(rows):
+            return None
+        return [np.ctypeslib.as_array(row, (self.width,)).copy() for row in rows]
+
+    def set_threads(self, count: int) -> None:
+        """Use so many threads from the next pack on."""
+        self.threads = count
+        lib.llama_set_n_threads(self.pointer, count, count)
+
+    def close(self) -> None:
+        """Free its buffers; twice is fine."""
         if self.pointer:
             lib.llama_free(self.pointer)
             self.pointer = None

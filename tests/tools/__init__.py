@@ -1,0 +1,1 @@
+"""What tests make for themselves: small models and reference results."""
