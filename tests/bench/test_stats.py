@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import statistics
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vllama.bench import stats
 
@@ -126,3 +129,93 @@ def test_ratio_estimate_is_the_exponential_of_the_log_estimate() -> None:
     found = stats.paired_ratio(ours, [1.0] * 8)
     assert math.log(found.value) == pytest.approx(stats.hodges_lehmann([math.log(x) for x in ours]))
     assert found.values == pytest.approx(tuple(ours))
+
+
+samples = st.lists(st.floats(-1, 1, allow_nan=False), min_size=1, max_size=24)
+
+
+@given(samples, st.sampled_from([0.005, 0.01, 0.05]))
+def test_p_value_and_lower_bound_agree(values: list[float], alpha: float) -> None:
+    found = stats.bounds(values, alpha)
+    assert (found.p_above <= alpha) == (found.low is not None and found.low > 0)
+    assert (found.low, found.high) == stats.one_sided(values, alpha)
+    assert found.value == stats.hodges_lehmann(values)
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=12))
+def test_nothing_but_losses_has_the_smallest_p(values: list[float]) -> None:
+    assert stats.bounds(values, 0.01).p_above == stats.smallest_p(len(values)) == 2.0 ** -len(values)
+    assert stats.bounds([-x for x in values], 0.01).p_above == 1.0
+
+
+@pytest.mark.parametrize("n", [8, 10, 14])
+def test_p_value_equals_enumeration_of_all_sign_patterns(n: int) -> None:
+    values = [0.3 + i * (-1) ** (i % 3) for i in range(1, n + 1)]
+    ranks = [sorted(map(abs, values)).index(abs(v)) + 1 for v in values]
+    observed = sum(rank for rank, value in zip(ranks, values, strict=True) if value > 0)
+    reached = sum(
+        sum(rank for rank, sign in zip(ranks, signs, strict=True) if sign) >= observed
+        for signs in itertools.product((0, 1), repeat=n)
+    )
+    assert stats.bounds(values, 0.01).p_above == pytest.approx(reached / 2**n)
+
+
+def test_ties_at_zero_never_help_a_rejection() -> None:
+    assert stats.bounds([0.0] * 20, 0.01).p_above == 1.0
+    assert stats.bounds([0.0] * 4 + [1.0] * 4, 0.01).p_above > stats.bounds([0.1] * 4 + [1.0] * 4, 0.01).p_above
+
+
+def test_holm_by_hand() -> None:
+    assert stats.holm([0.004, 0.02, 0.001], 0.01) == [True, False, True]
+    # 0.004 is above 0.01 / 3: it and everything after it stay.
+    assert stats.holm([0.004, 0.004, 0.9], 0.01) == [False, False, False]
+    assert stats.holm([], 0.01) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.sampled_from([0.005, 0.01, 0.05]))
+def test_holm_lies_between_bonferroni_and_no_correction(ps: list[float], alpha: float) -> None:
+    rejected = stats.holm(ps, alpha)
+    for p, found in zip(ps, rejected, strict=True):
+        assert found or p > alpha / len(ps)
+        assert not found or p <= alpha
+
+
+def test_error_of_the_location_is_that_of_repeated_samples() -> None:
+    rng = random.Random(5)
+    draws = [[rng.gauss(0.0, 1.0) for _ in range(24)] for _ in range(300)]
+    true = statistics.stdev(stats.hodges_lehmann(values) for values in draws)
+    stated = [error for values in draws if (error := stats.location_error(values)) is not None]
+    assert len(stated) == 300
+    assert statistics.median(stated) == pytest.approx(true, rel=0.15)
+    assert stats.location_error([1.0] * 3) is None
+
+
+def test_power_is_what_simulation_finds() -> None:
+    """At the stated detectable slow-down about 90 % of samples are certain and above delta; far fewer at delta."""
+    rng = random.Random(6)
+    n, delta, alpha = 20, 0.05, 0.01
+    error = 0.04 * math.sqrt(math.pi / 3 / n)
+    stated = stats.power(error, delta, alpha, 0.9)
+
+    def share(shift: float) -> float:
+        found = [stats.bounds([rng.gauss(shift, 0.04) for _ in range(n)], alpha) for _ in range(400)]
+        return sum(b.low is not None and b.low > 0 and b.value > delta for b in found) / 400
+
+    assert 0.84 <= share(stated.detectable) <= 0.96
+    assert 0.40 <= share(delta) <= 0.60
+    passed = [stats.bounds([rng.gauss(0, 0.04) for _ in range(n)], alpha).high for _ in range(400)]
+    assert 0.83 <= sum(high is not None and high < stated.equivalence for high in passed) / 400 <= 0.97
+
+
+def test_the_floor_counts_noise_and_offset() -> None:
+    assert stats.farthest([0.0] * 8) == 0.0
+    assert stats.farthest([0.1] * 8) == pytest.approx(0.1)
+    assert stats.farthest([-0.1] * 8) == pytest.approx(0.1)
+    assert stats.farthest([0.1] * 3) is None
+
+
+def test_a_goal_needs_the_estimate_and_the_bound() -> None:
+    assert stats.reaches(1.0, 0.98, 0.97, 0.02) is True
+    assert stats.reaches(0.96, 0.95, 0.97, 0.02) is False
+    assert stats.reaches(0.97, 0.94, 0.97, 0.02) is None
+    assert stats.reaches(1.0, None, 0.97, 0.02) is None

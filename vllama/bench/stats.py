@@ -8,10 +8,12 @@ normal approximation, so it is honest for the 8 to 30 pairs that a benchmark can
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from statistics import median
+from itertools import accumulate
+from statistics import NormalDist, median
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,114 @@ def paired_ratio(ours: Sequence[float], control: Sequence[float], confidence: fl
         found.n,
         tuple(math.exp(x) for x in logs),
     )
+
+
+@cache
+def _upper_tails(n: int) -> tuple[int, ...]:
+    """For each value w of the signed-rank statistic, how many sign patterns reach at least w."""
+    return tuple(accumulate(reversed(signed_rank_counts(n))))[::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """A location with one-sided bounds, each on its own at confidence 1 - alpha (None where n is too small).
+
+    `p_above` is the exact one-sided p-value against "the location is 0 or less". It is consistent with the bound:
+    the lower bound is above 0 exactly when `p_above` <= alpha.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    p_above: float
+    n: int
+
+
+def bounds(values: Sequence[float], alpha: float) -> Bounds:
+    """Estimate, one-sided bounds and p-value of paired differences from one sorted list of Walsh averages."""
+    if not values:
+        raise ValueError("no paired samples")
+    n = len(values)
+    averages = walsh_averages(values)
+    # The signed-rank statistic is the number of positive Walsh averages. A zero counts as not positive, which
+    # makes the p-value larger: ties never help a rejection.
+    positive = len(averages) - bisect_right(averages, 0.0)
+    k = order_index(n, alpha)
+    return Bounds(
+        median(averages),
+        None if k is None else averages[k - 1],
+        None if k is None else averages[-k],
+        _upper_tails(n)[positive] / 2**n,
+        n,
+    )
+
+
+def smallest_p(n: int) -> float:
+    """The smallest one-sided p-value that n pairs can give."""
+    return float(2.0**-n)
+
+
+def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
+    """Which hypotheses are rejected while at most `alpha` of the families with none false see any rejection."""
+    m = len(p_values)
+    rejected = [False] * m
+    for place, index in enumerate(sorted(range(m), key=lambda i: p_values[i])):
+        if p_values[index] > alpha / (m - place):
+            break
+        rejected[index] = True
+    return rejected
+
+
+def location_error(values: Sequence[float], confidence: float = 0.95) -> float | None:
+    """Standard error of the Hodges-Lehmann estimate, from the width of its exact interval (Sen).
+
+    Follows heavy tails, to which a standard deviation over sqrt(n) does not. None where n is too small for an interval.
+    """
+    low, high = one_sided(values, (1 - confidence) / 2)
+    if low is None or high is None:
+        return None
+    return (high - low) / (2 * NormalDist().inv_cdf((1 + confidence) / 2))
+
+
+def farthest(values: Sequence[float], confidence: float = 0.95) -> float | None:
+    """The floor of a comparison of a thing with itself: how far from 0 its two-sided interval still reaches.
+
+    Half-width and offset count both: a harness that prefers one of two equal systems is as blind as a noisy one.
+    None where n is too small for an interval.
+    """
+    low, high = one_sided(values, (1 - confidence) / 2)
+    return None if low is None or high is None else max(abs(low), abs(high))
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """What n pairs can show, as log-ratios. `error` is the standard error of the estimate.
+
+    `detectable` is the smallest true slow-down that FAILs with the wanted probability; `equivalence` the smallest
+    delta for which an unchanged system PASSes with it.
+    """
+
+    error: float
+    detectable: float
+    equivalence: float
+
+
+def power(error: float, delta: float, alpha: float, wanted: float) -> Power:
+    """From the standard error of the estimate, the log-margin, the one-sided alpha and the wanted probability."""
+    normal = NormalDist()
+    reach, certain = normal.inv_cdf(wanted), normal.inv_cdf(1 - alpha)
+    return Power(error, max(delta + reach * error, (certain + reach) * error), (certain + reach) * error)
+
+
+def reaches(value: float, low: float | None, target: float, floor: float) -> bool | None:
+    """Whether a goal "at least `target`" is met: the estimate reaches it and the lower bound is within the floor of it.
+
+    All on an additive scale (logarithms for ratios); for "at most", negate value, bound and target. None: the estimate
+    reaches the target, but there is no bound, or the bound lies farther below than the floor: not shown.
+    """
+    if value < target:
+        return False
+    return True if low is not None and low >= target - floor else None
 
 
 def relative_spread(values: Sequence[float]) -> float:
