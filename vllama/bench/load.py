@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from vllama.bench.client import Connection, Exchange
-from vllama.bench.dialects import read_reply
+from vllama.bench.dialects import Reply, read_reply
 from vllama.bench.results import Sample
 
 
@@ -35,20 +36,48 @@ async def closed_loop(
     return [exchange for exchange in exchanges if exchange is not None], no_delay
 
 
+@dataclass(slots=True)
+class Sent:
+    """One request that was sent, and what the record must know about it besides; see `results.Sample`.
+
+    `t_sched` in ns on the monotonic clock, 0 = as soon as possible. `read` makes a `Reply` of the exchange. `judge`
+    looks at the text after the slot and gives further numbers.
+    """
+
+    exchange: Exchange
+    prompt: str
+    role: str = ""
+    t_sched: int = 0
+    n_asked: int = 0
+    outcome: str = ""
+    reuses: bool = False
+    loads: bool = False
+    read: Callable[[Exchange], Reply] = read_reply
+    judge: Callable[[str], dict[str, float]] | None = None
+    extra: dict[str, float] = field(default_factory=dict)
+
+
 def samples_of(exchanges: Sequence[Exchange], prompts: Sequence[str], slot: int, t0: int) -> list[Sample]:
     """Parse the exchanges of a slot that began at `t0`."""
+    return records([Sent(exchange, prompt) for exchange, prompt in zip(exchanges, prompts, strict=True)], slot, t0)
+
+
+def records(sent: Sequence[Sent], slot: int, t0: int) -> list[Sample]:
+    """Parse what came back in a slot that began at `t0`, in the order of `sent`."""
 
     def since(t: int) -> int:
         return t - t0 if t else -1
 
     samples = []
-    for index, (exchange, prompt) in enumerate(zip(exchanges, prompts, strict=True)):
-        reply = read_reply(exchange)
+    for index, one in enumerate(sent):
+        exchange = one.exchange
+        reply = one.read(exchange)
+        judged = one.judge(reply.text) if one.judge is not None else {}
         samples.append(
             Sample(
                 slot=slot,
                 index=index,
-                prompt_sha=hashlib.sha256(prompt.encode()).hexdigest()[:16],
+                prompt_sha=hashlib.sha256(one.prompt.encode()).hexdigest()[:16],
                 t_sent=since(exchange.t_sent),
                 t_headers=since(exchange.t_headers),
                 t_first_event=since(reply.t_first_event),
@@ -61,11 +90,21 @@ def samples_of(exchanges: Sequence[Exchange], prompts: Sequence[str], slot: int,
                 finish=reply.finish,
                 received=exchange.received,
                 text=reply.text,
-                error=reply.error,
+                # A response that the client cut or the server refused, as it was meant to, is no failure.
+                error="" if one.outcome else reply.error,
                 reconnected=exchange.reconnected,
                 native=reply.native,
                 texts=[since(t) for t, _ in reply.texts],
                 lengths=[len(text) for _, text in reply.texts],
+                t_sched=since(one.t_sched),
+                role=one.role,
+                n_asked=one.n_asked,
+                outcome=one.outcome,
+                reuses=one.reuses,
+                loads=one.loads,
+                stamps=exchange.stamps,
+                coalesced=len(exchange.coalesced),
+                extra={**one.extra, **judged},
             )
         )
     return samples

@@ -38,9 +38,11 @@ class Sample:
 
     `t_sched` is when an open loop wanted to send it. `role` tells the requests of a slot apart ("" where they
     are all alike). `n_asked` is the number of tokens asked for: 0 = the slot's `n_out`, -1 = as many as it takes.
-    `outcome` is set where the end was not an answer in full, and was meant: "refused" (503 under a burst), "cancelled" (the
-    client hung up), "embedded" (vectors instead of text). `reuses`: the prompt begins like an earlier one, on
-    purpose. `loads`: the model is loaded in this request, on purpose. `extra` are further numbers, named with their unit.
+    `outcome` is set where the end was not an answer in full, and was meant: "refused" (503 under a burst),
+    "cancelled" (the client hung up), "embedded" (vectors instead of text). `reuses`: the prompt begins like an
+    earlier one, on purpose. `loads`: the model is loaded in this request, on purpose. `stamps` is whose clock
+    stamped the arrivals ("kernel", "loop" or "mixed"), `coalesced` how many reads brought several events at once.
+    `extra` are further numbers, named with their unit.
     """
 
     slot: int
@@ -70,6 +72,8 @@ class Sample:
     outcome: str = ""
     reuses: bool = False
     loads: bool = False
+    stamps: str = ""
+    coalesced: int = 0
     extra: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -93,8 +97,8 @@ class Slot:
     the slot that no system can influence. `steal` is the share of the machine's CPU time that the hypervisor took,
     `foreign` the share that programs outside the benchmark took (-1 = unknown).
 
-    `kind` is the scenario's; `lane` the system's. `slo` are the limits in ms of a good request (`plan.Slo`), the ones that are
-    set. `extra` are numbers that belong to the slot and not to one request, named with their unit.
+    `kind` is the scenario's; `lane` the system's. `slo` are the limits in ms of a good request (`plan.Slo`), the ones
+    that are set. `extra` are numbers that belong to the slot and not to one request, named with their unit.
     """
 
     index: int
@@ -253,7 +257,7 @@ def read_run(folder: Path) -> Run:
 
 
 _LATER = {
-    Sample: ("t_sched", "role", "n_asked", "outcome", "reuses", "loads", "extra"),
+    Sample: ("t_sched", "role", "n_asked", "outcome", "reuses", "loads", "stamps", "coalesced", "extra"),
     Slot: ("kind", "lane", "slo", "extra"),
 }
 """Fields that schema 1 got later."""

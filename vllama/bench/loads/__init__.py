@@ -1,0 +1,73 @@
+"""The kinds of load: one module each, with one function that drives a system's public interface."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from vllama.bench.loads import (
+    burst,
+    cancel,
+    closed,
+    cold_start,
+    constrained,
+    conversation,
+    embeddings,
+    idle,
+    keep_alive,
+    mixed,
+    model_load,
+    num_ctx,
+    open_loop,
+    prefill,
+    shared_prefix,
+)
+from vllama.bench.loads.base import Drive, Job, NotApplicable, Outcome
+from vllama.bench.plan import Cell, Scenario
+from vllama.bench.systems.base import System
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How a kind is driven. `needs` are the capabilities that a system must declare. `prepare` runs before each slot,
+    outside the measurement; `try_it` once before the first, and may raise `NotApplicable`."""
+
+    drive: Drive
+    needs: frozenset[str] = frozenset()
+    prepare: Callable[[System], Awaitable[None]] | None = None
+    try_it: Callable[[System], Awaitable[None]] | None = None
+
+
+_STREAM = frozenset({"stream"})
+
+LOADS: dict[str, Load] = {
+    "closed": Load(closed.drive),
+    "prefill": Load(prefill.drive, _STREAM),
+    "shared-prefix": Load(shared_prefix.drive, _STREAM),
+    "conversation": Load(conversation.drive, _STREAM | {"chat"}),
+    "mixed": Load(mixed.drive, _STREAM),
+    "open": Load(open_loop.drive, _STREAM),
+    "burst": Load(burst.drive, _STREAM),
+    "cancel": Load(cancel.drive, _STREAM | {"cancel"}),
+    "cold-start": Load(cold_start.drive, _STREAM | {"restart"}),
+    "load": Load(model_load.drive, _STREAM | {"unload"}),
+    "keep-alive": Load(keep_alive.drive, _STREAM | {"keep_alive"}),
+    "num-ctx": Load(num_ctx.drive, _STREAM | {"num_ctx"}),
+    "embeddings": Load(embeddings.drive, frozenset({"embed"}), try_it=embeddings.try_it),
+    "idle": Load(idle.drive, prepare=idle.settle),
+    "constrained": Load(constrained.drive, _STREAM | {"constrained"}),
+}
+
+
+def lacks(system: System, scenario: Scenario, cell: Cell) -> str:
+    """Why the system has no such cell, or an empty string."""
+    if system.lane not in scenario.lanes:
+        return f"the scenario belongs to the lane {' and '.join(scenario.lanes)}; this system is in {system.lane}"
+    if system.ceiling:
+        return "" if cell.concurrency in scenario.ceiling else "it has no server; the scenario does not ask for the ceiling here"
+    needs = LOADS[cell.kind].needs | (_STREAM if cell.stream and cell.kind == "closed" else frozenset())
+    missing = sorted(needs - system.capabilities)
+    return f"it cannot: {', '.join(missing)}" if missing else ""
+
+
+__all__ = ["LOADS", "Drive", "Job", "Load", "NotApplicable", "Outcome", "lacks"]
