@@ -71,7 +71,7 @@ async def test_a_killed_worker_ends_its_streams_with_an_error(llama_engine: Llam
         with pytest.raises(EngineCrashed) as caught:
             async for _ in events:
                 pass
-        assert caught.value.text == CRASHED
+        assert caught.value.text.startswith(CRASHED)
     assert not llama_engine.alive
     with pytest.raises(EngineCrashed):
         await llama_engine.tokenize("x")

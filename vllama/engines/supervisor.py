@@ -40,6 +40,7 @@ SILENT_TICKS = 10
 STEP_LIMIT_S = 600.0
 """Seconds that a single step may take: a long one on a slow machine takes a minute or two."""
 
+
 class Child:
     """One supervised Python process that runs `module` with three descriptors as arguments: a socket to us, the death
     pipe to read from, the pulse pipe to write to.
