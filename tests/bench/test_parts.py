@@ -122,7 +122,7 @@ async def test_a_dropped_idle_connection_is_tried_once_more() -> None:
 
 def test_unknown_systems_are_refused_with_the_known_ones(tmp_path: Path) -> None:
     setup = Setup(tmp_path, tmp_path, tmp_path, tmp_path, "", 1, 1, 1, 1.0)
-    with pytest.raises(ConfigError, match="known: vllama, llama-server"):
+    with pytest.raises(ConfigError, match="known: vllama, vllama-defaults"):
         make("nope", setup)
     assert {make(key, setup).key for key in SYSTEMS} == set(SYSTEMS)
 

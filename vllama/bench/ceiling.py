@@ -6,7 +6,8 @@ Run as `python -m vllama.bench.ceiling`; speaks JSON lines on stdin and stdout. 
 holds for each its text, its prompt length, the place of the first end-of-generation token (-1: none), and the times
 in ns (machine-wide monotonic clock) at which each token was sampled. With "screen": true the answer
 says only how near each came to ending early. {"prompt", "text"} judges an answer: for each
-of its tokens, how far its logit lies below the best one. End of input ends the process.
+of its tokens, how far its logit lies below the best one. {"count": [texts]} counts the tokens of
+each. End of input ends the process.
 
 Nobody can be faster with the same library: it keeps no cache, waits for nobody and checks nothing. It is what the
 servers are measured against as a bound, not as a competitor.
@@ -96,6 +97,10 @@ class Ceiling:
             gaps.append(round(float(logits.max() - logits[tokens[place]]), 4))
         return gaps
 
+    def count(self, text: str) -> int:
+        """Tokens of a text, a leading token that the model wants included."""
+        return len(self._tokenize(text)) if text else 0
+
     def _logits(self, row: int) -> np.ndarray[Any, np.dtype[np.float32]]:
         return np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self._context, row), (self._size,))
 
@@ -178,6 +183,8 @@ def main() -> None:
         request = json.loads(line)
         if request.get("screen"):
             answer(ceiling.end_margins(request["prompts"], request["n_out"]))
+        elif "count" in request:
+            answer([ceiling.count(text) for text in request["count"]])
         elif "text" in request:
             answer(ceiling.gaps(request["prompt"], request["text"]))
         else:

@@ -9,7 +9,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 _LINUX = platform.system() == "Linux"
+_TICKS = os.sysconf("SC_CLK_TCK")
 _BLOCK = bytes(range(256)) * 4096
 
 
@@ -28,6 +29,11 @@ def tree(root: int) -> list[int]:
         return [root, *(child.pid for child in process.children(recursive=True))]
     except psutil.NoSuchProcess:
         return []
+
+
+def descendants(root: int) -> list[int]:
+    """All living descendants of a process, without itself."""
+    return tree(root)[1:]
 
 
 def pss(pids: Iterable[int]) -> int:
@@ -67,6 +73,95 @@ def _cpu(pid: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class _Used:
+    """CPU-seconds of one process: its own, and of its children that ended and were waited for."""
+
+    own: float
+    reaped: float
+
+
+class TreeMeter:
+    """CPU time and memory of processes that come and go: what a process used is not lost when it ends.
+
+    `pids` gives the living processes. `adopter`, if not 0, is a process outside of the tree that waits for its
+    orphans; only what it collected counts, not its own work. The kernel adds a waited-for child to its parent; what
+    nobody collected is added from the last time it was seen, so the sum never falls. `commands` are the command
+    lines of all processes that were ever seen, in the order of their first sight.
+    """
+
+    def __init__(self, pids: Callable[[], list[int]], adopter: Callable[[], int] = lambda: 0) -> None:
+        self._pids = pids
+        self._adopter = adopter
+        self._seen: dict[tuple[int, float], _Used] = {}
+        self._lost = 0.0
+        self._total = 0.0
+        self._settled: set[tuple[int, float]] = set()
+        self.commands: dict[tuple[int, float], list[str]] = {}
+        self.peak_pss = 0
+
+    def cpu_seconds(self) -> float:
+        """CPU-seconds of all processes so far, ended ones included."""
+        now: dict[tuple[int, float], _Used] = {}
+        for pid in self._pids():
+            if (found := _used(pid)) is not None:
+                now[found[0]] = found[1]
+                self._notice(found[0])
+        adopter = self._adopter()
+        if adopter and (found := _used(adopter)) is not None:
+            now[found[0]] = _Used(0.0, found[1].reaped)
+        gone = [used for key, used in self._seen.items() if key not in now]
+        if gone:
+            collected = sum(used.reaped for used in now.values()) - sum(
+                used.reaped for key, used in self._seen.items() if key in now
+            )
+            missing = sum(used.own + used.reaped for used in gone) - collected
+            # The kernel tells collected time in whole ticks, user and system time each.
+            if missing > 2 * len(gone) / _TICKS:
+                self._lost += missing
+        self._seen = now
+        total = sum(used.own + used.reaped for used in now.values()) + self._lost
+        self._total = max(self._total, total)
+        return self._total
+
+    def children(self, root: int) -> list[list[str]]:
+        """The command lines of all processes seen so far but the root's, oldest first."""
+        return [command for (pid, _), command in self.commands.items() if pid != root and command]
+
+    def pss(self) -> int:
+        """Memory of the living processes in bytes, see `pss`; the highest value asked for is kept in `peak_pss`."""
+        found = pss(self._pids())
+        self.peak_pss = max(self.peak_pss, found)
+        return found
+
+    def _notice(self, key: tuple[int, float]) -> None:
+        # Between fork and exec a child still carries its parent's command line: what it becomes is read next time.
+        if key in self._settled:
+            return
+        if key in self.commands:
+            self._settled.add(key)
+        try:
+            self.commands[key] = psutil.Process(key[0]).cmdline() or self.commands.get(key, [])
+        except psutil.Error:
+            self.commands.setdefault(key, [])
+
+
+def _used(pid: int) -> tuple[tuple[int, float], _Used] | None:
+    """((pid, start time), CPU-seconds); None if the process is gone."""
+    if _LINUX:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return (pid, float(fields[19])), _Used(_cpu(pid), (int(fields[13]) + int(fields[14])) / _TICKS)
+    try:
+        process = psutil.Process(pid)
+        times = process.cpu_times()
+        return (pid, process.create_time()), _Used(times.user + times.system, 0.0)
+    except psutil.Error:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class Ticks:
     """CPU time of the whole machine since boot, in ticks of `hz`: working, taken by the hypervisor, and altogether."""
 
@@ -100,7 +195,7 @@ def foreign_share(before: Ticks | None, after: Ticks | None, known_s: float) -> 
     """
     if before is None or after is None or after.total <= before.total:
         return -1.0
-    known = known_s * os.sysconf("SC_CLK_TCK")
+    known = known_s * _TICKS
     return max(0.0, (after.busy - before.busy - known) / (after.total - before.total))
 
 

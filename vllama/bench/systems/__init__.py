@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
-from vllama.bench.systems.base import Described, HttpSystem, Setup, System, SystemFailed, Unavailable
+from vllama.bench.systems.base import (
+    CAPABILITIES,
+    Boot,
+    Described,
+    Later,
+    Setup,
+    System,
+    SystemFailed,
+    Unavailable,
+)
+from vllama.bench.systems.golden import Golden
+from vllama.bench.systems.http import HttpSystem
 from vllama.bench.systems.in_process import InProcess
+from vllama.bench.systems.llama_cpp_server import LlamaCppServer, LlamaCppServerUninterrupted
 from vllama.bench.systems.llama_server import LlamaServer, LlamaServerTwin
-from vllama.bench.systems.ollama import Ollama, OllamaParallel
-from vllama.bench.systems.vllama import Vllama
+from vllama.bench.systems.ollama import Ollama, OllamaOpenAI, OllamaParallel
+from vllama.bench.systems.ollama_child import OllamaChild
+from vllama.bench.systems.openai_engines import Max, Vllm
+from vllama.bench.systems.openai_url import OpenAIUrl
+from vllama.bench.systems.vllama import Scripted, Vllama, VllamaDefaults
 from vllama.errors import ConfigError
 
 SYSTEMS: dict[str, type[System]] = {
-    kind.key: kind for kind in (Vllama, LlamaServer, LlamaServerTwin, InProcess, Ollama, OllamaParallel)
+    kind.key: kind
+    for kind in (
+        Vllama,
+        VllamaDefaults,
+        LlamaServer,
+        LlamaServerTwin,
+        InProcess,
+        Ollama,
+        OllamaParallel,
+        OllamaOpenAI,
+        OllamaChild,
+        LlamaCppServer,
+        LlamaCppServerUninterrupted,
+        Vllm,
+        Max,
+        OpenAIUrl,
+        Golden,
+        Scripted,
+    )
 }
 
 
@@ -22,14 +55,13 @@ def make(key: str, setup: Setup) -> System:
 
 
 __all__ = [
+    "CAPABILITIES",
     "SYSTEMS",
+    "Boot",
     "Described",
     "HttpSystem",
     "InProcess",
-    "LlamaServer",
-    "LlamaServerTwin",
-    "Ollama",
-    "OllamaParallel",
+    "Later",
     "Setup",
     "System",
     "SystemFailed",

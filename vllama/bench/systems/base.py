@@ -1,33 +1,34 @@
-"""What a system under test is, and how one that speaks HTTP is started, found ready, and stopped for certain."""
+"""What a system under test is, whatever it speaks."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import socket
-import subprocess
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
-import psutil
-
-from vllama.bench import probe
-from vllama.bench.client import Exchange, fetch
-from vllama.bench.dialects import Api, greedy_request, read_reply
-from vllama.bench.load import closed_loop, samples_of
 from vllama.bench.results import Sample
+
+if TYPE_CHECKING:
+    from vllama.bench.plan import Cell
+    from vllama.bench.systems.kept import Kept
 
 Later = Callable[[int, int], list[Sample]]
 """(slot index, slot start in ns) -> the samples; called after the slot, because parsing costs time."""
 
+CAPABILITIES = frozenset(
+    {"stream", "chat", "embed", "cancel", "num_ctx", "unload", "constrained", "keep_alive", "restart"}
+)
+"""What a scenario may need: streamed answers, chat, embeddings, an answer that ends when its reader leaves, another
+context length per request, unloading on request, answers that follow a JSON schema, a keep-alive time, and that we may
+stop and start the system."""
+
 
 class Unavailable(Exception):
-    """The system cannot be measured here; the text says why."""
+    """The system cannot be measured here; the text says why, and what would help."""
 
 
 class SystemFailed(Exception):
@@ -54,7 +55,10 @@ class Setup:
 
 @dataclass(slots=True)
 class Described:
-    """What was really started, for the record. `env` holds only what differs from the parent's environment."""
+    """What was really started, for the record. `env` holds only what differs from the parent's environment.
+
+    `children` are the command lines of all processes that the system itself started so far, ended ones included.
+    """
 
     title: str
     lane: str
@@ -67,6 +71,17 @@ class Described:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """When the last start came how far, in ns on the monotonic clock: program run, port open, model made known, first
+    right answer. Zero: not yet, or not a thing of this system."""
+
+    spawned: int = 0
+    accepts: int = 0
+    prepared: int = 0
+    answered: int = 0
+
+
 class System(ABC):
     """One system in one lane. `ceiling` systems have no server and never appear in a ratio of first-token times."""
 
@@ -74,10 +89,13 @@ class System(ABC):
     title: str
     lane: str = "matched"
     ceiling: bool = False
+    capabilities: frozenset[str] = frozenset()
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         self.described = Described(self.title, self.lane)
+        self.boot = Boot()
+        self._kept: Kept | None = None
 
     @abstractmethod
     def find(self) -> None:
@@ -93,12 +111,19 @@ class System(ABC):
 
     @abstractmethod
     async def stop(self) -> None:
-        """End every process of the system. Twice is fine."""
+        """End every process of the system. Twice is fine. Raises `SystemFailed` if one is left."""
+
+    async def probe_limits(self) -> None:  # noqa: B027
+        """After a start, try what this system is suspected to be unable to do: `impossible` then has its evidence."""
+
+    def impossible(self, cell: Cell) -> str | None:
+        """Why the cell fails by design on this system, with the evidence; None if it can be measured."""
+        return None
 
     @property
-    @abstractmethod
     def pid(self) -> int:
-        """The root of the system's process tree; 0 when it does not run."""
+        """The root of the system's process tree; 0 when it does not run or is not ours."""
+        return self._kept.pid if self._kept is not None else 0
 
     @property
     def no_delay(self) -> bool:
@@ -106,139 +131,33 @@ class System(ABC):
         return True
 
     def pids(self) -> list[int]:
-        """The living processes of the system."""
-        return probe.tree(self.pid) if self.pid else []
+        """The living processes of the system, the root first."""
+        return self._kept.pids() if self._kept is not None else []
 
+    def cpu_seconds(self) -> float:
+        """CPU-seconds of the whole process tree since the start, processes that ended included."""
+        if self._kept is None:
+            return 0.0
+        used = self._kept.meter.cpu_seconds()
+        self.described.children = self._kept.meter.children(self._kept.pid)
+        return used
 
-class HttpSystem(System):
-    """A server that we start as a child on a free loopback port."""
-
-    api: Api
-    model = ""
-
-    def __init__(self, setup: Setup) -> None:
-        super().__init__(setup)
-        self.port = 0
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log: IO[bytes] | None = None
-        self._no_delay = True
+    def pss(self) -> int:
+        """Memory of the living process tree in bytes (proportional set size)."""
+        return self._kept.meter.pss() if self._kept is not None else 0
 
     @property
-    def pid(self) -> int:
-        """The server's process id."""
-        return self._process.pid if self._process is not None else 0
+    def peak_pss(self) -> int:
+        """The highest `pss` that was read since the start."""
+        return self._kept.meter.peak_pss if self._kept is not None else 0
 
-    @property
-    def no_delay(self) -> bool:
-        """As seen on the sockets of the last slot."""
-        return self._no_delay
 
-    @abstractmethod
-    def command(self) -> tuple[list[str], dict[str, str]]:
-        """(argv, environment variables) for `self.port`."""
+STEERING = ("OLLAMA_", "VLLAMA_", "LLAMA_", "GGML_", "VLLM_", "MODULAR_", "MAX_SERVE_")
 
-    async def prepare(self) -> None:
-        """Called when the port accepts connections: make the model known, where the API must do that."""
 
-    def options(self) -> dict[str, Any]:
-        """Extra native options of each request."""
-        return {}
-
-    async def start(self) -> None:
-        """See `System.start`. The port is checked to belong to the process that was started."""
-        self.port = free_port()
-        argv, env = self.command()
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("OLLAMA_", "VLLAMA_", "LLAMA_ARG_"))}
-        self._log = (self.setup.logs / f"{self.key}.log").open("ab")
-        # A plain Popen: it is polled from anywhere, and its start takes a millisecond outside any measurement.
-        self._process = subprocess.Popen(  # noqa: ASYNC220
-            argv,
-            env={**clean, **env},
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            cwd=self.setup.scratch,
-        )
-        self.described.argv = argv
-        self.described.env = env
-        self.described.options = self.options()
-        await self._until(self._accepts, "accept connections")
-        if not probe.listens(self.pids(), self.port):
-            raise SystemFailed(f"{self.title}: port {self.port} belongs to another process")
-        await self.prepare()
-        await self._until(self._answers, "give the golden answer")
-        # Whatever the server started to serve the model (a worker, a runner) is part of what was measured.
-        self.described.children = [_cmdline(pid) for pid in self.pids()[1:]]
-
-    async def drive(self, prompts: Sequence[str], n_out: int, concurrency: int, *, stream: bool) -> Later:
-        """See `System.drive`."""
-        requests = [
-            greedy_request(self.api, self.model, prompt, n_out, stream=stream, options=self.options())
-            for prompt in prompts
-        ]
-        exchanges, self._no_delay = await closed_loop(self.port, requests, concurrency, self.setup.timeout)
-        return lambda slot, t0: samples_of(exchanges, prompts, slot, t0)
-
-    async def stop(self) -> None:
-        """SIGTERM, ten seconds, then SIGKILL for every descendant that is left."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        family = _family(process.pid)
-        if process.poll() is None:
-            process.terminate()
-            await asyncio.to_thread(_wait, process, 10.0)
-        for member in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
-        await asyncio.to_thread(_wait, process, 10.0)
-        if self._log is not None:
-            self._log.close()
-
-    async def fetch(self, path: str, body: bytes | None = None) -> Exchange:
-        """One request outside any measurement."""
-        return await fetch(self.port, path, body, timeout=self.setup.timeout)
-
-    async def _accepts(self) -> str:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        except OSError as error:
-            return str(error)
-        writer.close()
-        await writer.wait_closed()
-        return ""
-
-    async def _answers(self) -> str:
-        """Empty when a small request is answered with exactly as many tokens as asked for; otherwise what was wrong."""
-        path, body = greedy_request(self.api, self.model, "One, two, three,", 4, stream=True, options=self.options())
-        reply = read_reply(await self.fetch(path, body))
-        if reply.error:
-            return reply.error
-        if reply.n_out != 4 or not reply.text.strip():
-            return f"golden request: {reply.n_out} tokens, text {reply.text!r}"
-        return ""
-
-    async def _until(self, attempt: Callable[[], Any], what: str) -> None:
-        deadline = time.monotonic() + self.setup.timeout
-        problem = "not tried"
-        while time.monotonic() < deadline:
-            assert self._process is not None
-            if (code := self._process.poll()) is not None:
-                raise SystemFailed(f"{self.title} ended with {code}\n{self.last_words()}")
-            problem = await attempt()
-            if not problem:
-                return
-            await asyncio.sleep(0.1)
-        raise SystemFailed(f"{self.title} did not {what} in {self.setup.timeout:g} s: {problem}\n{self.last_words()}")
-
-    def last_words(self, lines: int = 15) -> str:
-        """The end of the server's log."""
-        try:
-            text = (self.setup.logs / f"{self.key}.log").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return ""
-        return "\n".join(text.splitlines()[-lines:])
+def clean_environ() -> dict[str, str]:
+    """The parent's environment without anything that steers one of the systems."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(STEERING)}
 
 
 def free_port() -> int:
@@ -246,24 +165,3 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
-
-
-def _cmdline(pid: int) -> list[str]:
-    try:
-        return psutil.Process(pid).cmdline()
-    except psutil.Error:
-        return []
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    """The process and its descendants, as objects that notice when a process id was given to somebody else."""
-    try:
-        process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(seconds)

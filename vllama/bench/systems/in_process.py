@@ -6,15 +6,16 @@ import asyncio
 import hashlib
 import importlib.util
 import json
-import os
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import IO, Any
 
 from vllama.bench.results import Sample
-from vllama.bench.systems.base import Later, Setup, System, SystemFailed, Unavailable
+from vllama.bench.systems.base import Boot, Later, Setup, System, SystemFailed, Unavailable, clean_environ
+from vllama.bench.systems.kept import Kept
 
 
 class InProcess(System):
@@ -23,32 +24,41 @@ class InProcess(System):
     key = "in-process"
     title = "llama_cpp in process (ceiling)"
     ceiling = True
+    capabilities = frozenset({"stream"})
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self._process: Process | None = None
         self._log: IO[bytes] | None = None
 
-    @property
-    def pid(self) -> int:
-        """The child's process id."""
-        return self._process.pid if self._process is not None else 0
-
     def find(self) -> None:
         """llama_cpp must be installed in this environment."""
         if importlib.util.find_spec("llama_cpp") is None:
-            raise Unavailable("llama-cpp-python is not installed")
+            raise Unavailable("llama-cpp-python is not installed: pip install llama-cpp-python")
         self.described.version = f"llama-cpp-python {version('llama-cpp-python')}"
         self.described.model_sha256 = self.setup.sha256
 
     async def start(self) -> None:
         """Load the model in the child."""
         argv = [sys.executable, "-m", "vllama.bench.ceiling"]
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("OLLAMA_", "VLLAMA_", "LLAMA_ARG_"))}
         self._log = (self.setup.logs / f"{self.key}.log").open("ab")
+        kept = Kept()
         self._process = await asyncio.create_subprocess_exec(
-            *argv, stdin=PIPE, stdout=PIPE, stderr=self._log, env=env, start_new_session=True, limit=2**26
+            *kept.wrap(argv),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=self._log,
+            env=clean_environ(),
+            start_new_session=True,
+            pass_fds=kept.fds,
+            limit=2**26,
         )
+        self._kept = kept
+        try:
+            await asyncio.to_thread(kept.begin, self._process.pid)
+        except OSError as error:
+            raise SystemFailed(f"{self.title} cannot be started: {error}") from error
+        self.boot = Boot(spawned=kept.spawned)
         self.described.argv = argv
         self.described.options = {
             "n_ctx": self.setup.ctx,
@@ -57,6 +67,7 @@ class InProcess(System):
         }
         async with asyncio.timeout(self.setup.timeout):
             await self._ask({"model": str(self.setup.gguf), **self.described.options})
+        self.boot = Boot(spawned=kept.spawned, answered=time.monotonic_ns())
 
     async def generate(self, prompts: Sequence[str], n_out: int) -> list[dict[str, Any]]:
         """One static batch; see `vllama.bench.ceiling`."""
@@ -71,6 +82,11 @@ class InProcess(System):
     async def gaps(self, prompt: str, text: str) -> list[float]:
         """The raw engine's judgement of an answer; empty where it cannot judge. See `results.Score`."""
         found: list[float] = await self._ask({"prompt": prompt, "text": text})
+        return found
+
+    async def count(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each text has for the model's own tokenizer, a leading token of the model's included."""
+        found: list[int] = await self._ask({"count": list(texts)})
         return found
 
     async def drive(self, prompts: Sequence[str], n_out: int, concurrency: int, *, stream: bool) -> Later:
@@ -91,7 +107,8 @@ class InProcess(System):
     async def stop(self) -> None:
         """The child ends by itself when its input ends; ten seconds, then SIGKILL."""
         process, self._process = self._process, None
-        if process is None:
+        kept, self._kept = self._kept, None
+        if process is None or kept is None:
             return
         if process.stdin is not None:
             process.stdin.close()
@@ -99,8 +116,9 @@ class InProcess(System):
             async with asyncio.timeout(10):
                 await process.wait()
         except TimeoutError:
-            process.kill()
+            kept.kill()
             await process.wait()
+        kept.close()
         if self._log is not None:
             self._log.close()
 

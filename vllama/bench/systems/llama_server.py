@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 from vllama.bench.llama_server_build import cached
-from vllama.bench.systems.base import HttpSystem, Setup, Unavailable
+from vllama.bench.systems.base import Setup, Unavailable
+from vllama.bench.systems.http import HttpSystem
 
 
 class LlamaServer(HttpSystem):
@@ -17,6 +18,7 @@ class LlamaServer(HttpSystem):
     key = "llama-server"
     title = "llama-server"
     api = "llama-server"
+    capabilities = frozenset({"stream", "chat", "cancel", "constrained", "restart"})
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -32,8 +34,8 @@ class LlamaServer(HttpSystem):
         self._binary = Path(found).absolute()
         if not os.access(self._binary, os.X_OK):
             raise Unavailable(f"LLAMA_SERVER_BIN={named} is not a program")
-        self._help = _output([str(self._binary), "--help"])
-        version = _output([str(self._binary), "--version"])
+        self._help = output([str(self._binary), "--help"])
+        version = output([str(self._binary), "--version"])
         self.described.version = " ".join(
             line for line in version.splitlines() if line.startswith(("version", "built"))
         )
@@ -69,7 +71,8 @@ class LlamaServerTwin(LlamaServer):
     title = "llama-server (twin)"
 
 
-def _output(argv: list[str]) -> str:
+def output(argv: list[str]) -> str:
+    """What a program prints; `Unavailable` if it does not run."""
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

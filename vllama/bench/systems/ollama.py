@@ -1,4 +1,4 @@
-"""Ollama, when it is there: as shipped, and with as many parallel requests as the others have."""
+"""Ollama, when it is there: as shipped, with the settings that all share, and by its OpenAI-compatible API."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from vllama.bench.client import Connection
-from vllama.bench.systems.base import HttpSystem, SystemFailed, Unavailable
+from vllama.bench.dialects import Api
+from vllama.bench.systems.base import CAPABILITIES, Setup, SystemFailed, Unavailable
+from vllama.bench.systems.http import HttpSystem
 
 
 class Ollama(HttpSystem):
@@ -20,8 +22,13 @@ class Ollama(HttpSystem):
     key = "ollama"
     title = "Ollama (defaults)"
     lane = "defaults"
-    api = "ollama"
+    api: Api = "ollama"
     model = "bench:latest"
+    capabilities = CAPABILITIES
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self._binary = ""
 
     def find(self) -> None:
         """OLLAMA_BIN, else `ollama` on PATH."""
@@ -29,7 +36,9 @@ class Ollama(HttpSystem):
         found = named or shutil.which("ollama")
         if found is None or not os.access(found, os.X_OK):
             raise Unavailable(
-                f"OLLAMA_BIN={named} is not a program" if named else "no `ollama` on PATH and no OLLAMA_BIN"
+                f"OLLAMA_BIN={named} is not a program"
+                if named
+                else "no `ollama` on PATH and no OLLAMA_BIN: install it from https://ollama.com/download"
             )
         self._binary = str(Path(found).absolute())
         done = subprocess.run([self._binary, "--version"], capture_output=True, text=True, timeout=60, check=False)
@@ -46,7 +55,11 @@ class Ollama(HttpSystem):
             "OLLAMA_MODELS": str(home / "models"),
             "OLLAMA_KEEP_ALIVE": "-1",
         }
-        return [self._binary, "serve"], env
+        return [self._binary, "serve"], {**env, **self.settings()}
+
+    def settings(self) -> dict[str, str]:
+        """None: as shipped."""
+        return {}
 
     async def prepare(self) -> None:
         """Upload the GGUF as a blob and create the model from it."""
@@ -58,14 +71,19 @@ class Ollama(HttpSystem):
             )
             if upload.error or upload.status not in (200, 201):
                 raise SystemFailed(f"{self.title} refused the model file: {upload.error or upload.status}")
-            body = {"model": self.model, "files": {self.setup.gguf.name: digest}, "stream": False}
-            created = await connection.request("/api/create", json.dumps(body).encode(), timeout=self.setup.timeout)
+            for name, more in self.models().items():
+                body = {"model": name, "files": {self.setup.gguf.name: digest}, "stream": False, **more}
+                created = await connection.request("/api/create", json.dumps(body).encode(), timeout=self.setup.timeout)
+                if created.error or created.status != 200 or b'"success"' not in created.body:
+                    raise SystemFailed(f"{self.title} could not create {name}: {created.error or created.body[:200]!r}")
         finally:
             connection.close()
-        if created.error or created.status != 200 or b'"success"' not in created.body:
-            raise SystemFailed(f"{self.title} could not create the model: {created.error or created.body[:200]!r}")
         # The blob's name is the file's digest and the server checked it while it stored it.
         self.described.model_sha256 = self.setup.sha256
+
+    def models(self) -> dict[str, dict[str, Any]]:
+        """Name -> what /api/create gets besides the file."""
+        return {self.model: {}}
 
 
 class OllamaParallel(Ollama):
@@ -75,11 +93,37 @@ class OllamaParallel(Ollama):
     title = "Ollama (OLLAMA_NUM_PARALLEL matched)"
     lane = "matched"
 
-    def command(self) -> tuple[list[str], dict[str, str]]:
-        """As shipped, plus the number of parallel requests."""
-        argv, env = super().command()
-        return argv, {**env, "OLLAMA_NUM_PARALLEL": str(self.setup.parallel)}
+    def settings(self) -> dict[str, str]:
+        """As many parallel requests as the plan has readers at once."""
+        return {"OLLAMA_NUM_PARALLEL": str(self.setup.parallel)}
 
     def options(self) -> dict[str, Any]:
         """Context and threads of the matched lane."""
         return {"num_ctx": self.setup.ctx, "num_thread": self.setup.threads}
+
+
+class OllamaOpenAI(OllamaParallel):
+    """The matched lane by /v1. What that API cannot say (context, threads, top_k) stands in the model."""
+
+    key = "ollama-openai"
+    title = "Ollama (/v1, matched)"
+    api = "openai"
+    raw_model = "bench-raw:latest"
+    capabilities = frozenset({"stream", "chat", "embed", "cancel", "constrained", "restart"})
+
+    def options(self) -> dict[str, Any]:
+        """None per request."""
+        return {}
+
+    def models(self) -> dict[str, dict[str, Any]]:
+        """/v1/completions applies the template, so a bare prompt needs a model whose template is the prompt."""
+        parameters = {
+            "num_ctx": self.setup.ctx,
+            "num_thread": self.setup.threads,
+            "top_k": 1,
+            "repeat_penalty": 1.0,
+        }
+        return {
+            self.model: {"parameters": parameters},
+            self.raw_model: {"parameters": parameters, "template": "{{ .Prompt }}"},
+        }

@@ -1,4 +1,4 @@
-"""vLLama itself, as a user starts it."""
+"""vLLama itself: with the settings that all share, as a user starts it, and on its scripted engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from vllama.bench.systems.base import HttpSystem, Unavailable
+from vllama.bench.dialects import Reply
+from vllama.bench.systems.base import CAPABILITIES, Unavailable
+from vllama.bench.systems.http import HttpSystem
 
 
 class Vllama(HttpSystem):
@@ -23,11 +25,12 @@ class Vllama(HttpSystem):
     title = "vLLama"
     api = "ollama"
     model = "bench:latest"
+    capabilities = CAPABILITIES
 
     def find(self) -> None:
         """vLLama must be installed in this environment."""
         if importlib.util.find_spec("vllama.cli.main") is None:
-            raise Unavailable("this vllama has no command line")
+            raise Unavailable("this vllama has no command line: pip install vllama")
         self.described.version = f"{version('vllama')}{_commit(self.setup.root)}"
         self.described.model_sha256 = self.setup.sha256
 
@@ -40,13 +43,61 @@ class Vllama(HttpSystem):
             "OLLAMA_HOST": f"127.0.0.1:{self.port}",
             "OLLAMA_MODELS": str(home / "models"),
             "OLLAMA_KEEP_ALIVE": "-1",
-            "OLLAMA_NUM_PARALLEL": str(self.setup.parallel),
         }
-        return [sys.executable, "-m", "vllama", "serve"], env
+        return [sys.executable, "-m", "vllama", "serve"], {**env, **self.settings()}
+
+    def settings(self) -> dict[str, str]:
+        """The matched lane's number of parallel requests."""
+        return {"OLLAMA_NUM_PARALLEL": str(self.setup.parallel)}
 
     def options(self) -> dict[str, Any]:
         """The matched lane's context and threads."""
         return {"num_ctx": self.setup.ctx, "num_thread": self.setup.threads}
+
+
+class VllamaDefaults(Vllama):
+    """As shipped: no setting of ours but where it listens, where its models are, and that they stay loaded."""
+
+    key = "vllama-defaults"
+    title = "vLLama (defaults)"
+    lane = "defaults"
+
+    def settings(self) -> dict[str, str]:
+        """None."""
+        return {}
+
+    def options(self) -> dict[str, Any]:
+        """None."""
+        return {}
+
+
+class Scripted(Vllama):
+    """The gateway alone: `vllama serve --engine scripted`, whose answers cost nothing. Not a model, so not a rival."""
+
+    key = "scripted"
+    title = "vLLama (scripted engine)"
+    model = "scripted"
+    capabilities = frozenset({"stream", "chat", "cancel", "restart"})
+
+    def find(self) -> None:
+        """As vLLama; there is no model file, so none is recorded."""
+        super().find()
+        self.described.model_sha256 = ""
+        self.described.notes = ["no model: words at a fixed pace"]
+
+    def command(self) -> tuple[list[str], dict[str, str]]:
+        """One token each millisecond, as many as asked for."""
+        argv, env = super().command()
+        pace = {"VLLAMA_SCRIPTED_STEP_US": "1000", "VLLAMA_SCRIPTED_LENGTH": "100000"}
+        return [*argv, "--engine", "scripted"], {**env, **pace}
+
+    def options(self) -> dict[str, Any]:
+        """None: there is nothing that context or threads would change."""
+        return {}
+
+    def judge(self, reply: Reply) -> str:
+        """Any answer that came whole is right."""
+        return reply.error
 
 
 def write_store(store: Path, name: str, gguf: Path, sha256: str) -> None:
