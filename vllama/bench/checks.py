@@ -111,7 +111,7 @@ def prompt_tokens(run: Run, system: str) -> Verdict:
 
 def no_prefix_hits(run: Run, system: str) -> Verdict:
     """C1."""
-    said = [sample.n_cached for _, sample in _good(run, system) if sample.n_cached >= 0]
+    said = [s.n_cached for _, s in _good(run, system) if s.n_cached >= 0 and not s.reuses]
     if not said:
         return Verdict(None, "the API does not say; the nonce stands first in every prompt")
     bad = sum(cached > MAX_CACHED_TOKENS for cached in said)
@@ -120,10 +120,10 @@ def no_prefix_hits(run: Run, system: str) -> Verdict:
 
 def output_length(run: Run, system: str) -> Verdict:
     """L1: slots with an answer of another length are left out of the statistics; more than a few forbid a headline."""
-    good = _good(run, system)
+    good = [(slot, sample) for slot, sample in _good(run, system) if slot.asked(sample) >= 0]
     if not good:
         return Verdict(None, "nothing to judge")
-    bad = sum(sample.n_out != slot.n_out or sample.finish != "length" for slot, sample in good)
+    bad = sum(sample.n_out != slot.asked(sample) or sample.finish != "length" for slot, sample in good)
     return Verdict(
         bad / len(good) <= MAX_LENGTH_RATE, f"{len(good) - bad} of {len(good)} answers exactly as long as asked for"
     )
@@ -157,7 +157,7 @@ def same_text(run: Run, system: str) -> Verdict:
 
 def no_load(run: Run, system: str) -> Verdict:
     """M1."""
-    said = [s.native["load_duration"] for _, s in _good(run, system) if "load_duration" in s.native]
+    said = [s.native["load_duration"] for _, s in _good(run, system) if "load_duration" in s.native and not s.loads]
     if not said:
         return Verdict(None, "the API does not say")
     return Verdict(max(said) <= MAX_LOAD_NS, f"longest load_duration {max(said) / 1e6:.1f} ms")
@@ -182,9 +182,13 @@ def counted_by_server(run: Run, system: str) -> Verdict:
     return _count(sum(s.source != "server" or s.n_out < 0 for _, s in good), len(good), "counted by the server")
 
 
+def _plain_stream(slot: Slot) -> bool:
+    return slot.stream and slot.concurrency == 1 and slot.kind == "closed"
+
+
 def really_streams(run: Run, system: str) -> Verdict:
     """T2: a buffered stream comes in bursts, or all at the end."""
-    streamed = [sample for slot, sample in _good(run, system) if slot.stream and slot.concurrency == 1]
+    streamed = [sample for slot, sample in _good(run, system) if _plain_stream(slot)]
     gaps = gaps_ns(streamed)
     if not gaps or _is_ceiling(run, system):
         return Verdict(None, "no streams at c = 1")
@@ -255,7 +259,7 @@ def all_measured(run: Run, system: str) -> Verdict:
 def few_errors(run: Run, system: str) -> Verdict:
     """A2."""
     all_samples = list(_pairs(run, system))
-    bad = sum(not sample.ok for _, sample in all_samples)
+    bad = sum(sample.failed for _, sample in all_samples)
     if not all_samples:
         return Verdict(None, "nothing to judge")
     return Verdict(bad / len(all_samples) <= MAX_ERROR_RATE, f"{bad} of {len(all_samples)} requests failed")

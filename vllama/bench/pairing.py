@@ -14,7 +14,7 @@ def values(run: Run, cell: str, system: str, metric: Metric) -> dict[int, float]
     found = {}
     for block, slot in run.of(cell, system).items():
         samples = run.samples.get(slot.index, [])
-        if slot.error or any(sample.n_out != slot.n_out for sample in samples):
+        if not slot.counts(samples):
             continue
         value = metric.of(slot, samples)
         if value is not None:

@@ -64,7 +64,7 @@ def lacks(system: System, scenario: Scenario, cell: Cell) -> str:
     if system.lane not in scenario.lanes:
         return f"the scenario belongs to the lane {' and '.join(scenario.lanes)}; this system is in {system.lane}"
     if system.ceiling:
-        return "" if cell.concurrency in scenario.ceiling else "it has no server; the scenario does not ask for the ceiling here"
+        return "" if cell.concurrency in scenario.ceiling else "the scenario does not ask for the ceiling here"
     needs = LOADS[cell.kind].needs | (_STREAM if cell.stream and cell.kind == "closed" else frozenset())
     missing = sorted(needs - system.capabilities)
     return f"it cannot: {', '.join(missing)}" if missing else ""

@@ -49,7 +49,7 @@ async def drive(system: System, job: Job) -> Outcome:
                 listens = await _listens(kept, other.port, system.setup.timeout)
                 await _first_answer(line, request, prompt, kept, system.setup.timeout)
                 sent = line.sent[-1]
-                sent.t_sched, sent.loads = kept.spawned, True
+                sent.role, sent.t_sched, sent.loads = "start", kept.spawned, True
                 sent.extra["listen_ms"] = (listens - kept.spawned) / 1e6
             finally:
                 line.close()

@@ -14,5 +14,5 @@ async def drive(system: System, job: Job) -> Outcome:
         for prompt in job.prompts:
             await unload(http)
             sent = await line.send(line.greedy(prompt, job.cell.n_out, keys={"keep_alive": -1}), prompt)
-            sent.loads = True
+            sent.role, sent.loads = "reload", True
         return line.outcome(job.cell.n_out)
