@@ -3,18 +3,19 @@
 Every number is computed here from the raw records; nothing is typed. Rendering is a pure function of the records, so a
 test can demand that committed reports are current.
 
-    numbers.py      values per slot, paired ratios, losses, goals
+    numbers.py      ratios, losses, goals
     frames.py       the same as data frames
-    document.py     sections made of paragraphs, tables and figures
+    document.py     the sections, made of paragraphs, tables and figures (blocks.py); setup.py what was started
     figures.py      what each figure shows, as plain numbers; drawing.py draws them
-    markdown.py     the Markdown page and the README's block; page.py the HTML page
+    markdown.py     the Markdown page and the README's block; page.py the HTML page; files.py writes both
 """
 
 from __future__ import annotations
 
+from vllama.bench.pairing import paired, values
 from vllama.bench.report.files import is_current, write
 from vllama.bench.report.markdown import BEGIN, END, render, summary, table, with_summary
-from vllama.bench.report.numbers import SUBJECT, paired, ratio, values
+from vllama.bench.report.numbers import SUBJECT, ratio
 
 __all__ = [
     "BEGIN",

@@ -1,8 +1,4 @@
-"""What a report says about a run, as numbers: values per slot, paired ratios, losses, goals.
-
-Pure functions of the records. A slot with a failed request, or with an answer of another length, has no value; checks
-A2 and L1 count those.
-"""
+"""What a report says about a run, as numbers: ratios, losses, goals. Pure functions of the records."""
 
 from __future__ import annotations
 
@@ -11,13 +7,14 @@ from dataclasses import dataclass
 from statistics import median
 
 from vllama.bench.measure import METRICS, Metric
+from vllama.bench.pairing import paired, values
 from vllama.bench.results import Run
 from vllama.bench.stats import Estimate, paired_location, paired_ratio, relative_spread
 
 SUBJECT = "vllama"
 
 RATES = ("decode", "aggregate", "steady")
-"""What the ceiling can be compared in: there is no server and no socket in front of it."""
+"""What we can be behind the ceiling in: there is no server and no socket in front of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,27 +88,6 @@ def others(run: Run) -> list[str]:
     return [SUBJECT, *rest] if SUBJECT in run.systems else rest
 
 
-def values(run: Run, cell: str, system: str, metric: Metric) -> dict[int, float]:
-    """Block -> the slot's value."""
-    found = {}
-    for block, slot in run.of(cell, system).items():
-        samples = run.samples.get(slot.index, [])
-        if slot.error or any(sample.n_out != slot.n_out for sample in samples):
-            continue
-        value = metric.of(slot, samples)
-        if value is not None:
-            found[block] = value
-    return found
-
-
-def paired(run: Run, metric: Metric, ours: tuple[str, str], base: tuple[str, str]) -> tuple[list[float], list[float]]:
-    """The values of two (cell, system) in the blocks that have both."""
-    a = values(run, *ours, metric)
-    b = values(run, *base, metric)
-    blocks = sorted(set(a) & set(b))
-    return [a[block] for block in blocks], [b[block] for block in blocks]
-
-
 def ratio(run: Run, cell: str, system: str, metric: Metric) -> Estimate | None:
     """`system` over the control, or None without a common block."""
     return ratio_of(run, metric, (cell, system), (cell, run.plan["control"]))
@@ -149,8 +125,8 @@ def headline(run: Run) -> list[tuple[str, Metric]]:
 
 
 def comparable(run: Run, system: str, metric: Metric) -> bool:
-    """Whether a ratio in this metric means something."""
-    return not is_ceiling(run, system) or metric.key in RATES
+    """Whether a ratio in this metric means something: the ceiling's first token is another thing than a first text."""
+    return not is_ceiling(run, system) or metric.key != "ttft"
 
 
 def losses(run: Run) -> list[Loss]:
@@ -168,7 +144,7 @@ def _losses(run: Run) -> Iterator[Loss]:
         for cell in run.cells:
             for metric in METRICS.values():
                 estimate = ratio_of(run, metric, (cell, SUBJECT), (cell, system))
-                if estimate is None or not comparable(run, system, metric):
+                if estimate is None or (is_ceiling(run, system) and metric.key not in RATES):
                     continue
                 if estimate.value < 1 if metric.better == "higher" else estimate.value > 1:
                     certain = None if estimate.low is None else estimate.excludes_one
