@@ -124,9 +124,6 @@ class Batcher:
         news = frames.Step([], [], [], [])
         if self._unstarted:
             self._start(news)
-        if scheduler.failed:
-            self._drop(scheduler.failed, "server", NO_MEMORY)
-            scheduler.failed.clear()
         if plan is None:
             self._stalled = not self._failed and not scheduler.idle
         else:
@@ -137,6 +134,9 @@ class Batcher:
                 scheduler.no_room(plan)
             else:
                 self._isolate(plan, news)
+        if scheduler.failed:
+            self._drop(scheduler.failed, "server", NO_MEMORY)
+            scheduler.failed.clear()
         if self._failed:
             news.failed = self._failed
             self._failed = []
