@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import socket
+import struct
+import time
 
 import pytest
 
+from vllama.bench import kernel_stamps
 from vllama.bench.client import Connection, Exchange, fetch
 from vllama.bench.dialects import Reply, greedy_request, lines, read_reply, sse_data
 from vllama.bench.framing import Framer, HttpError
-from vllama.bench.golden import GoldenServer, Script, Shape, Split
+from vllama.bench.golden import GoldenServer, PlayedModel, Script, Shape, Split
 
 WORDS = ("Grüße", " 東京", " 🙂", " plain", ' "quoted"\n', " data: x", " 0\r\n\r\n", " …")
 
@@ -214,3 +218,97 @@ def test_requests_ask_for_the_same_thing_in_each_dialect() -> None:
     assert (path, body["n_predict"], body["stream"], body["temperature"]) == ("/completion", 9, False, 0)
     path, raw = greedy_request("openai", "m", "p", 9, stream=False)
     assert (path, "stream_options" in json.loads(raw)) == ("/v1/completions", False)
+
+
+async def test_kernel_stamps_are_used_where_the_system_has_them_and_lie_between_sending_and_reading() -> None:
+    script = Script(WORDS, "sse", gap=0.002)
+    async with GoldenServer(script) as server:
+        path, body = greedy_request("openai", "m", "p", 8, stream=True)
+        plain = Connection(server.port, kernel_stamps=False)
+        best = Connection(server.port)
+        exchanges = [await connection.request(path, body, timeout=20) for connection in (plain, best)]
+        plain.close()
+        best.close()
+    assert exchanges[0].stamps == "loop"
+    assert exchanges[0].lags == []
+    for exchange, served in zip(exchanges, server.served, strict=True):
+        reply = read_reply(exchange)
+        assert reply.text == "".join(WORDS)
+        assert all(arrived > left for (arrived, _), left in zip(reply.texts, served.sent, strict=True))
+    if exchanges[1].stamps == "kernel":
+        assert len(exchanges[1].lags) >= len(exchanges[1].pieces)
+        assert min(exchanges[1].lags) >= 0
+
+
+@pytest.mark.parametrize("ahead_s", [-3600, 3600])
+def test_a_stamp_from_before_a_change_of_the_wall_clock_is_refused(ahead_s: int) -> None:
+    now = time.monotonic_ns()
+    begun = now - 1_000_000_000
+    data = struct.pack("@qq", *divmod(time.time_ns() + ahead_s * 10**9, 10**9))
+    assert kernel_stamps.stamp([(socket.SOL_SOCKET, 35, data)], begun, now) == 0
+
+
+def test_a_good_stamp_is_on_the_monotonic_clock() -> None:
+    begun = time.monotonic_ns()
+    data = struct.pack("@qq", *divmod(time.time_ns(), 10**9))
+    time.sleep(0.001)
+    now = time.monotonic_ns()
+    assert 0 < kernel_stamps.stamp([(socket.SOL_SOCKET, 35, data)], begun - 10_000_000, now) <= now
+    assert kernel_stamps.stamp([], begun, now) == 0
+
+
+async def test_several_events_in_one_read_are_marked() -> None:
+    exchange, _, _ = await ask(Script(("a", "b", "c", "d"), split="pairs", gap=0.01))
+    assert len(exchange.coalesced) >= 2
+    exchange, _, _ = await ask(Script(("a", "b", "c", "d"), split="pairs", gap=0.01, chunked=False))
+    assert len(exchange.coalesced) >= 2
+
+
+@pytest.mark.parametrize("shape", ["ndjson", "sse"])
+async def test_cancel_hangs_up_after_so_many_events_and_the_server_notices(shape: Shape) -> None:
+    async with GoldenServer(Script(("a", "b", "c", "d", "e"), shape, gap=0.02)) as server:
+        connection = Connection(server.port)
+        path, body = greedy_request("ollama", "m", "p", 5, stream=True)
+        exchange = await connection.request(path, body, timeout=20, cancel_after=2)
+        assert not connection.is_open
+        for _ in range(2000):
+            if server.served[0].cut:
+                break
+            await asyncio.sleep(0.005)
+        assert server.served[0].cut
+    reply = read_reply(exchange)
+    assert (exchange.cancelled, exchange.error, reply.error) == (True, "", "")
+    assert reply.text.startswith("ab")
+    assert server.served[0].words < 5
+    assert exchange.t_end >= exchange.pieces[-1][0]
+
+
+async def test_fresh_connections_are_never_reused() -> None:
+    async with GoldenServer(Script(("a",))) as server:
+        connection = Connection(server.port, keep_alive=False)
+        path, body = greedy_request("ollama", "m", "p", 1, stream=True)
+        exchanges = [await connection.request(path, body, timeout=20) for _ in range(3)]
+        assert not connection.is_open
+    assert [exchange.reused for exchange in exchanges] == [False] * 3
+    assert [served.connection for served in server.served] == [1, 2, 3]
+    assert all(0 < e.t_connect <= e.t_connected <= e.t_sent <= e.t_written for e in exchanges)
+    assert connection.no_delay
+
+
+async def test_a_body_bigger_than_the_socket_buffer_arrives_whole() -> None:
+    prompt = "word " * 2_000_000
+    async with GoldenServer(Script(("a",))) as server:
+        path, body = greedy_request("ollama", "m", prompt, 1, stream=True)
+        exchange = await fetch(server.port, path, body, timeout=60)
+    assert exchange.error == ""
+    assert server.served[0].body["prompt"] == prompt
+
+
+async def test_a_played_model_answers_the_same_prompt_alike_and_admits_its_prefix_cache() -> None:
+    replies = []
+    async with GoldenServer(PlayedModel()) as server:
+        for prompt in ("one two three", "one two four", "one two three", "two"):
+            path, body = greedy_request("ollama", "m", prompt, 6, stream=True)
+            replies.append(read_reply(await fetch(server.port, path, body)))
+    assert [(r.n_prompt, r.n_cached, r.n_out) for r in replies] == [(3, 0, 6), (3, 2, 6), (3, 3, 6), (1, 0, 6)]
+    assert replies[0].text == replies[2].text != replies[1].text
