@@ -39,12 +39,14 @@ class ThinkingParser:
     the opening tag, feed that tag first.
     """
 
-    __slots__ = ("_close", "_held", "_open", "_state")
+    __slots__ = ("_close", "_held", "_open", "_space", "_state")
 
     def __init__(self, open: str, close: str) -> None:
         self._open = open
         self._close = close
         self._held = ""
+        self._space: list[str] = []
+        """White space before the opening tag: in pieces, because there may be any amount of it."""
         self._state: _State = "opening"
 
     @property
@@ -60,12 +62,15 @@ class ThinkingParser:
         self._held = ""
         if self._state == "opening":
             start = text.lstrip(GO_SPACE)
+            self._space.append(text[: len(text) - len(start)])
             if not start or (len(start) < len(self._open) and self._open.startswith(start)):
-                self._held = text
+                self._held = start
                 return "", ""
+            space = "".join(self._space)
+            self._space.clear()
             if not start.startswith(self._open):
                 self._state = "content"
-                return "", text
+                return "", space + start
             # An empty opening tag swallows one character, as in Ollama.
             text = start[len(self._open) or 1 :]
             self._state = "opened"
@@ -86,7 +91,8 @@ class ThinkingParser:
 
         Ollama loses this text.
         """
-        held, self._held = self._held, ""
+        held = "".join([*self._space, self._held])
+        self._held, self._space = "", []
         return (held, "") if self._state == "thinking" else ("", held)
 
     def _think(self, text: str) -> tuple[str, str]:

@@ -66,11 +66,16 @@ class ObjectScanner:
 
 def decode(text: str) -> dict[str, Any] | None:
     """The JSON object that `text` is, or None if it is none."""
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        value = _decode_leniently(text)
+    value = decode_any(text)
     return value if isinstance(value, dict) else None
+
+
+def decode_any(text: str) -> Any:
+    """The JSON value that `text` is, or None if it is none (and for null)."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return _decode_leniently(text)
 
 
 def find_arguments(name: str, value: dict[str, Any]) -> dict[str, Any] | None:

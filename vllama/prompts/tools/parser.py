@@ -65,6 +65,10 @@ class ToolParser:
         self._kept = []
         return rest
 
+    def finish(self) -> tuple[list[ToolCall], str]:
+        """At the end of the stream: nothing completes a call then, so there is only text."""
+        return [], self.content()
+
     def _find_tag(self) -> str:
         at = self._buffer.find(self._tag)
         found = at >= 0
@@ -80,11 +84,13 @@ class ToolParser:
 
     def _next_call(self) -> ToolCall | None:
         names = self._names
-        if not names.find(self._buffer) or not names.scanner.scan(self._buffer):
+        if not names.find(self._buffer) or names.refused or not names.scanner.scan(self._buffer):
             return None
         assert names.scanner.value is not None
         arguments = find_arguments(names.name, names.scanner.value)
         if arguments is None:
+            # Neither the name nor the object changes any more: looking again would find the same.
+            names.refused = True
             return None
         call = ToolCall(name=names.name, arguments=arguments, index=self._calls)
         if self._calls:
@@ -116,7 +122,7 @@ class ToolParser:
 class _Names:
     """The first known tool name in a growing buffer, and the object scanner that goes with it."""
 
-    __slots__ = ("_longest", "_names", "_partial", "_searched", "end", "name", "scanner", "start")
+    __slots__ = ("_longest", "_names", "_partial", "_searched", "end", "name", "refused", "scanner", "start")
 
     def __init__(self, names: list[str]) -> None:
         self._names = names
@@ -129,6 +135,7 @@ class _Names:
         self.name = ""
         self.start = self.end = -1
         self._searched = 0
+        self.refused = False
         self.scanner = ObjectScanner()
 
     def find(self, buffer: str) -> bool:
