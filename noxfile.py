@@ -109,3 +109,14 @@ def bench_smoke(session: nox.Session) -> None:
         *session.posargs,
         success_codes=[0, 4],
     )
+
+
+@nox.session
+def bench_gate(session: nox.Session) -> None:
+    """Did a change make vLLama slower? Head against a base commit in one run: `nox -s bench_gate -- --base REF`.
+
+    The base is installed in an environment of its own (docs/gate.md). The exit status is the verdict.
+    """
+    install(session, "demo,bench")
+    control(session)
+    session.run("python", "-m", "vllama.bench.head_base", *session.posargs)

@@ -226,7 +226,7 @@ def test_the_command_reads_the_committed_policy(tmp_path: Path) -> None:
     ("change", "text"),
     [
         (("pairs = 24", "pears = 24"), "unknown key 'pears'"),
-        (("delta = 0.10", "delta = 1.5"), "delta of concurrent/c8 aggregate"),
+        (("delta = 0.10", "delta = 1.5"), "delta of gate-concurrent/c8 aggregate"),
         (('metric = "pss"', 'metric = "speed"'), "unknown metric 'speed'"),
         (('metric = "ttft"', 'metric = "decode"'), "two gates for the same cell"),
         (("split = [0.005, 0.005]", "split = [0.01]"), "split must be"),

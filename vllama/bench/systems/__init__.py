@@ -12,6 +12,7 @@ from vllama.bench.systems.base import (
     SystemFailed,
     Unavailable,
 )
+from vllama.bench.systems.base_commit import VllamaBase
 from vllama.bench.systems.golden import Golden
 from vllama.bench.systems.http import HttpSystem
 from vllama.bench.systems.in_process import InProcess
@@ -29,6 +30,7 @@ SYSTEMS: dict[str, type[System]] = {
     for kind in (
         Vllama,
         VllamaDefaults,
+        VllamaBase,
         LlamaServer,
         LlamaServerTwin,
         InProcess,
