@@ -13,7 +13,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from vllama.engines.base import Constraint, Finished, Generation, LoadOptions, ModelSource, Sampling, Started, Text
+from vllama.engines.base import (
+    Constraint,
+    Embedding,
+    Finished,
+    Generation,
+    LoadOptions,
+    ModelSource,
+    Sampling,
+    Started,
+    Text,
+)
 from vllama.engines.llama import stream
 from vllama.engines.llama.availability import available
 from vllama.engines.llama.engine import CRASHED, LlamaEngine
@@ -273,7 +283,7 @@ async def test_what_cannot_be_is_refused(llama_engine: LlamaEngine) -> None:
     with pytest.raises(RequestError, match="vocabulary"):
         await collect(llama_engine, Generation(tokens=(1, 10**6)))
     with pytest.raises(RequestError, match="embedding"):
-        await llama_engine.embed([[1, 2]])
+        await llama_engine.embed(Embedding(("hi",)))
 
 
 async def test_penalties_see_the_prompt(llama_engine: LlamaEngine) -> None:

@@ -122,6 +122,33 @@ Event = Started | Text | Finished
 
 
 @dataclass(frozen=True, slots=True)
+class Embedding:
+    """Texts to make vectors of; special tokens in them are parsed, and the model's own are added.
+
+    An input of more than `num_ctx` tokens (or of more than the model was trained for) is cut at its end with
+    `truncate`, refused without. More than `limit` tokens are refused even after that; 0: no such limit.
+    """
+
+    inputs: tuple[str, ...]
+    num_ctx: int = 4096
+    truncate: bool = True
+    limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """One vector for each input, in their order, pooled by the model's type and L2-normalised.
+
+    `data` are little-endian float32, `width` of them for each input. `prompt_tokens` counts all inputs, special
+    tokens included.
+    """
+
+    data: bytes
+    width: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSource:
     """What to load: a GGUF file (and adapters, projector) or a directory or repository of safetensors."""
 
@@ -213,10 +240,10 @@ class Engine(Protocol):
         """
         ...
 
-    async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
-        """One vector per input (token ids), pooled by the model's type, L2-normalised.
+    async def embed(self, request: Embedding) -> Vectors:
+        """One vector per input. Cancelling the call stops the work between two steps.
 
-        Raises `RequestError` if the model makes none.
+        Raises `RequestError` if the model makes none (`facts.can_embed`), or for an input that it cannot use.
         """
         ...
 

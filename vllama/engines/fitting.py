@@ -7,6 +7,10 @@ TOO_LONG = (
     "the context length in settings, or use a model with a longer context length"
 )
 
+INPUT_TOO_LONG = "the input length exceeds the context length"
+INPUT_NOT_SHORTER = "input exceeds maximum context length and cannot be truncated further"
+NO_ROOM_FOR_INPUT = "input after truncation exceeds maximum context length"
+
 
 def cut_prompt(tokens: list[int], *, num_ctx: int, num_keep: int) -> list[int]:
     """The first `num_keep` tokens (negative: as many as fit) and the newest, as `base.Generation` says.

@@ -8,14 +8,17 @@ for by name (`--engine scripted`). Settings come from VLLAMA_SCRIPTED_* variable
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
+import struct
 import time
 import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vllama.engines.base import (
+    Embedding,
     EngineStats,
     Event,
     Finished,
@@ -29,8 +32,9 @@ from vllama.engines.base import (
     Reason,
     Started,
     Text,
+    Vectors,
 )
-from vllama.engines.fitting import cut_prompt
+from vllama.engines.fitting import INPUT_NOT_SHORTER, INPUT_TOO_LONG, cut_prompt
 from vllama.engines.stopping import StopBuffer
 from vllama.errors import EngineCrashed, PromptTooLong, RequestError
 
@@ -40,6 +44,9 @@ WORDS = (
     "about than into them can only other time new some could these two may first then do any like my now over such "
     "naïve café señor über 東京 Привет λόγος 🙂 📈 — …"
 ).split()
+
+WIDTH = 16
+"""Numbers in a vector."""
 
 _PIECES = re.compile(r"\s*\S+|\s+")
 
@@ -99,7 +106,7 @@ class ScriptedEngine:
             bos="",
             eos="",
             can_shift=True,
-            can_embed=False,
+            can_embed=True,
             description="scripted",
         )
 
@@ -190,9 +197,30 @@ class ScriptedEngine:
         finally:
             self._active -= 1
 
-    async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Not an embedding model."""
-        raise RequestError("the scripted engine makes no embeddings")
+    async def embed(self, request: Embedding) -> Vectors:
+        """Vectors that mean nothing and are always the same for the same words; made as if by a model, cut and all."""
+        rows = []
+        count = 0
+        num_ctx = min(request.num_ctx, self._script.train_ctx)
+        for text in request.inputs:
+            pieces = _PIECES.findall(text)
+            if len(pieces) > num_ctx:
+                if not request.truncate:
+                    raise RequestError(INPUT_TOO_LONG)
+                pieces = pieces[:num_ctx]
+            if request.limit and len(pieces) > request.limit:
+                raise RequestError(INPUT_NOT_SHORTER if request.truncate else INPUT_TOO_LONG)
+            count += max(1, len(pieces))
+            draw = _Draw(zlib.crc32(repr(pieces).encode()))
+            row = [draw.below(2001) / 1000 - 1 for _ in range(WIDTH)]
+            length = math.sqrt(sum(value * value for value in row)) or 1.0
+            rows.append(struct.pack(f"<{WIDTH}f", *(value / length for value in row)))
+        if self._script.prefill_us:
+            await asyncio.sleep(self._script.prefill_us * count / 1e6)
+        if self._closed:
+            raise EngineCrashed("the scripted engine was closed")
+        self._prompt_tokens += count
+        return Vectors(b"".join(rows), WIDTH, count)
 
     async def tokenize(self, text: str, *, add_special: bool = True, limit: int = 0) -> list[int]:
         """One id per word with the blanks before it."""

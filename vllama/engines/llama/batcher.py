@@ -11,7 +11,7 @@ from typing import Any
 
 from vllama.engines.llama import frames
 from vllama.engines.llama.bindings import Context, Model, Outcome
-from vllama.engines.llama.jobs import Job, lane_of, tokenize
+from vllama.engines.llama.jobs import Job, detokenize, lane_of, tokenize
 from vllama.engines.llama.plan import Plan
 from vllama.engines.llama.preparation import BULK, INLINE, Preparation
 from vllama.engines.llama.prompt import RequestFault
@@ -54,9 +54,9 @@ class Batcher:
         self.faults = 0
         self._answers: dict[type, Callable[[Any], Any]] = {
             frames.Tokenize: partial(tokenize, model),
-            frames.Detokenize: self._detokenize,
+            frames.Detokenize: partial(detokenize, model),
             frames.Stats: lambda f: self._stats(),
-            frames.Embed: self._embed,
+            frames.Embed: _no_vectors,
         }
 
     @property
@@ -82,8 +82,8 @@ class Batcher:
             vocab_size=model.vocab_size,
             size=size,
             size_vram=size if model.offloads else 0,
-            bos=self._spell(model.bos),
-            eos=self._spell(model.eos),
+            bos=model.spell(model.bos),
+            eos=model.spell(model.eos),
             can_shift=self.context.can_shift,
             can_embed=False,
             description=model.description(),
@@ -259,18 +259,6 @@ class Batcher:
             self._failed.append((job.id, kind, text, job.prompt_tokens, sequence.num_ctx))
             job.close()
 
-    def _detokenize(self, frame: frames.Detokenize) -> str:
-        for token in frame.tokens:
-            if not 0 <= token < self.model.vocab_size:
-                raise RequestFault("request", f"token id {token} is not in the vocabulary")
-        return self.model.detokenize(frame.tokens)
-
-    def _embed(self, frame: frames.Embed) -> list[list[float]]:
-        raise RequestFault("request", "this engine does not make embeddings yet")
-
-    def _spell(self, token: int) -> str:
-        return self.model.render(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
-
     def _stats(self) -> dict[str, Any]:
         scheduler = self.scheduler
         running = sum(job.output for job in self.jobs.values())
@@ -288,3 +276,7 @@ class Batcher:
             "threads": self.context.threads,
             "clock_ns": time.monotonic_ns(),
         }
+
+
+def _no_vectors(frame: frames.Embed) -> None:
+    raise RequestFault("request", "the model makes text, not embeddings")

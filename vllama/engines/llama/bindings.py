@@ -149,6 +149,18 @@ class Model:
             self._longest = longest
         return self._longest
 
+    @property
+    def pools(self) -> bool:
+        """Whether the file says how its output becomes one vector: then it makes embeddings, and no text."""
+        architecture = self._metadata("general.architecture")
+        return self._metadata(f"{architecture}.pooling_type") is not None
+
+    def _metadata(self, key: str) -> str | None:
+        buffer = ctypes.create_string_buffer(256)
+        if lib.llama_model_meta_val_str(self.pointer, key.encode(), buffer, 256) < 0:
+            return None
+        return buffer.value.decode("utf-8", "replace")
+
     def description(self) -> str:
         """Like "llama 135M Q4_1"."""
         buffer = ctypes.create_string_buffer(256)
@@ -193,6 +205,10 @@ class Model:
             buffer = ctypes.create_string_buffer(-count)
             count = lib.llama_token_to_piece(self.vocab, token, buffer, -count, 0, special)
         return buffer.raw[:count]
+
+    def spell(self, token: int) -> str:
+        """A token as text, control tokens too; "" for a token that the model does not have."""
+        return self.render(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text with special tokens; invalid UTF-8 becomes U+FFFD."""

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from vllama.engines.base import (
+    Embedding,
     EngineStats,
     Event,
     Finished,
@@ -25,6 +26,7 @@ from vllama.engines.base import (
     Progress,
     Started,
     Text,
+    Vectors,
 )
 from vllama.engines.llama import frames
 from vllama.engines.llama.stream import Stream
@@ -135,11 +137,16 @@ class LlamaEngine:
         self._child.watch(self._busy)
         return stream
 
-    async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
+    async def embed(self, request: Embedding) -> Vectors:
         """See `base.Engine`."""
         number = next(self._ids)
-        vectors: list[list[float]] = await self._ask(number, frames.Embed(number, [list(one) for one in inputs]))
-        return vectors
+        frame = frames.Embed(number, list(request.inputs), request.num_ctx, request.limit, request.truncate)
+        try:
+            return Vectors(*await self._ask(number, frame))
+        except asyncio.CancelledError:
+            if self._link is not None:
+                self._send(frames.Cancel(number))
+            raise
 
     async def tokenize(self, text: str, *, add_special: bool = True, limit: int = 0) -> list[int]:
         """See `base.Engine`."""
@@ -192,7 +199,7 @@ class LlamaEngine:
                 if frame.error is None:
                     waiting.set_result(frame.value)
                 else:
-                    waiting.set_exception(RequestError(frame.error))
+                    waiting.set_exception(_error(frame.kind, frame.error, 0, 0))
         elif isinstance(frame, frames.Progress):
             if self._progress is not None:
                 self._progress(frame.done)

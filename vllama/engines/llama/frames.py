@@ -105,10 +105,13 @@ class Detokenize(Frame):
 
 
 class Embed(Frame):
-    """Answered by `Answer` with one vector per input."""
+    """Answered by `Answer` with (vectors, width, prompt tokens); the fields are those of `base.Embedding`."""
 
     id: int
-    inputs: list[list[int]]
+    inputs: list[str]
+    num_ctx: int
+    limit: int
+    truncate: bool
 
 
 class Threads(Frame):
@@ -177,6 +180,7 @@ class Answer(Frame):
     id: int
     value: Any
     error: str | None = None
+    kind: str = "request"
 
 
 ToWorker = Load | Submit | Cancel | Pause | Resume | Tokenize | Detokenize | Embed | Threads | Stats | Shutdown

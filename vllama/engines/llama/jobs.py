@@ -8,7 +8,7 @@ from typing import Any
 from vllama.engines.fitting import TOO_LONG
 from vllama.engines.llama.bindings import Chain, Context, Grammar, Model, top_logprobs
 from vllama.engines.llama.bounds import check_grammar, clip
-from vllama.engines.llama.frames import Submit, Tokenize
+from vllama.engines.llama.frames import Detokenize, Submit, Tokenize
 from vllama.engines.llama.preparation import BULK, GRAMMAR_S, INLINE
 from vllama.engines.llama.prompt import RequestFault, fit
 from vllama.engines.llama.sampling import penalty_window, stages
@@ -42,6 +42,14 @@ def tokenize(model: Model, frame: Tokenize) -> list[int]:
         text = text[:reach] if 0 < reach < len(text) else text
     tokens = model.tokenize(text, add_special=frame.add_special)
     return tokens[: frame.limit + 1] if frame.limit else tokens
+
+
+def detokenize(model: Model, frame: Detokenize) -> str:
+    """The text that `Detokenize` asks for. Raises `RequestFault` for ids outside the vocabulary."""
+    for token in frame.tokens:
+        if not 0 <= token < model.vocab_size:
+            raise RequestFault("request", f"token id {token} is not in the vocabulary")
+    return model.detokenize(frame.tokens)
 
 
 class Job:

@@ -23,6 +23,7 @@ import msgspec
 from vllama.engines.llama import frames
 from vllama.engines.llama.batcher import Batcher
 from vllama.engines.llama.bindings import Context, LoadError, Log, Model, die_with_parent
+from vllama.engines.llama.embedder import Embedder
 from vllama.engines.pulse import PULSE
 
 CHUNK = 128
@@ -45,7 +46,7 @@ class Worker:
         self._poll = select.poll() if hasattr(select, "poll") else None
         if self._poll is not None:
             self._poll.register(connection.fileno(), select.POLLIN)
-        self._batcher: Batcher | None = None
+        self._batcher: Batcher | Embedder | None = None
         self.stepping_since = 0
 
     def run(self) -> None:
@@ -162,7 +163,9 @@ class Worker:
         self.send(self._batcher.ready())
 
 
-def _batcher(load: frames.Load, model: Model) -> Batcher:
+def _batcher(load: frames.Load, model: Model) -> Batcher | Embedder:
+    if model.pools:
+        return Embedder(model, threads=load.threads, flash_attention=load.flash_attention)
     slots = min(2 * load.live if not model.recurrent else load.live, 256)
     # Every sequence may want logits in one step; the library aborts on more outputs than batch rows.
     batch = max(load.batch, slots)
