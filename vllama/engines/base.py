@@ -60,6 +60,8 @@ class Generation:
     `stop` strings are cut from the output; matching them is the engine's job (hold-back included).
     `top_logprobs` None: no logprobs; 0..20: logprobs with that many alternatives.
     `want_ids`: the `Finished` event carries prompt and output token ids.
+    `control`: texts of control tokens that are part of the output where the model writes them (marks of tool calls and
+    thoughts); others are left out, and a text that is no control token is ignored.
     """
 
     prompt: str | None = None
@@ -74,6 +76,7 @@ class Generation:
     top_logprobs: int | None = None
     constraint: Constraint | None = None
     want_ids: bool = False
+    control: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,6 +197,15 @@ class Model:
             piece = self._pieces[token] = self.render(token, special=False)
         return piece
 
+    def control(self, texts: Sequence[str]) -> dict[int, bytes]:
+        """The control tokens among `texts`: id to bytes. A text that is several tokens, or none, is left out."""
+        found = {}
+        for text in texts:
+            ids = self.tokenize(text, add_special=False)
+            if len(ids) == 1 and self.render(ids[0], special=True) == text.encode():
+                found[ids[0]] = text.encode()
+        return found
+
     def render(self, token: int, *, special: bool) -> bytes:
         """The token's bytes, control tokens as their text when `special`."""
         buffer = self._buffer

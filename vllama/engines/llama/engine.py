@@ -367,6 +367,7 @@ def _submit(number: int, request: Generation) -> frames.Submit:
         frequency_penalty=sampling.frequency_penalty,
         seed=sampling.seed,
         logit_bias=list(sampling.logit_bias),
+        control=list(request.control),
     )
 
 

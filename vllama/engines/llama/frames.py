@@ -68,6 +68,7 @@ class Submit(Frame):
     frequency_penalty: float
     seed: int | None
     logit_bias: list[tuple[int, float]]
+    control: list[str] = []
 
 
 class Cancel(Frame):

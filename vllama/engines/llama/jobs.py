@@ -58,6 +58,7 @@ class Job:
     __slots__ = (
         "_after",
         "_chain",
+        "_control",
         "_grammar",
         "_held",
         "_limit",
@@ -113,6 +114,7 @@ class Job:
         self._limit = submit.num_predict if submit.num_predict > 0 else 10 * submit.num_ctx
         self._model = model
         self._stream = TextStream(submit.stop)
+        self._control = model.control(submit.control) if submit.control else {}
         self._top = submit.top_logprobs
         self._logprobs: list[Any] = []
         self._held = 0
@@ -178,7 +180,7 @@ class Job:
             self._logprobs.append(self._logprob(context, index, token))
         if ended:
             return token, "", "stop"
-        piece = model.piece(token)
+        piece = self._control.get(token) or model.piece(token)
         text = self._stream.feed(piece)
         if grammar is not None and self._after:
             self._watch(piece)
