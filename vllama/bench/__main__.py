@@ -7,6 +7,7 @@ import asyncio
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,6 +84,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "vllama.bench") -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone; Python would complain once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_MISSED
     except VllamaError as error:
         print(f"error: {error.text}", file=sys.stderr)
     except OSError as error:

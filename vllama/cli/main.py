@@ -234,6 +234,17 @@ def doctor(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     raise typer.Exit(examine(options.settings({}, None, config), as_json=as_json))
 
 
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    add_help_option=False,
+)
+def bench(context: typer.Context) -> None:
+    """Measure this and other servers, and judge what was measured."""
+    from vllama.cli.bench import bench as run_bench
+
+    raise typer.Exit(run_bench(context.args))
+
+
 @app.command("config")
 def config_(
     as_json: JsonOption = False,

@@ -18,6 +18,7 @@ from vllama.bench.report.numbers import (
     interval,
     is_twin,
     losses,
+    measured,
     others,
     ratio,
     short,
@@ -103,11 +104,14 @@ def _headline(run: Run, bad: Sequence[str]) -> tuple[Block, ...]:
     return (Text(f"{withdrawn} The numbers, for what they are worth:" if lines else withdrawn), *bullets)
 
 
-def losses_blocks(run: Run) -> tuple[Block, ...]:
-    """The table of what is certainly worse, and the one of what may be."""
+def losses_blocks(run: Run, *, only_headline: bool = False) -> tuple[Block, ...]:
+    """The table of what is worse, as far as this run can tell, and the one of what lies within the noise."""
     if SUBJECT not in run.systems:
         return (Text("vLLama was not measured."),)
     found = losses(run)
+    if only_headline:
+        wanted = [(cell, metric.key) for cell, metric in headline(run)]
+        found = [loss for loss in found if (loss.cell, loss.metric.key) in wanted or loss.metric.key in ("cpu", "pss")]
     if not found:
         return (Text("Nowhere in this run."),)
     head = ("scenario", "metric", "against", "vLLama ÷ it")
@@ -125,7 +129,7 @@ def losses_blocks(run: Run) -> tuple[Block, ...]:
 
 
 def _loss(run: Run, loss: Loss) -> tuple[str, ...]:
-    return loss.cell, loss.metric.title, title(run, loss.system), short(loss.estimate)
+    return loss.cell, loss.metric.title, title(run, loss.system), loss.shown
 
 
 def _excuse(run: Run, cell: str, system: str) -> str:
@@ -237,7 +241,7 @@ def _everything(run: Run) -> tuple[Block, ...]:
 
 
 def _definitions(run: Run) -> list[str]:
-    lines = [f"**{metric.title}**: {metric.definition}." for metric in METRICS.values()]
+    lines = [f"**{metric.title}**: {metric.definition}." for metric in measured(run)]
     for scenario in run.plan["scenarios"]:
         slots = ", ".join(
             f"c = {c}: {r} requests"

@@ -38,6 +38,25 @@ def values_frame(run: Run) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=list(VALUE_COLUMNS))
 
 
+REQUEST_FIELDS = (
+    *("index", "role", "prompt_sha", "t_sched", "t_sent", "t_headers", "t_first_event", "t_end", "status", "reused"),
+    *("n_prompt", "n_cached", "n_out", "source", "finish", "outcome", "received", "error"),
+)
+
+
+def requests_frame(run: Run) -> pd.DataFrame:
+    """One line per request, failed ones too. Times in ns since the slot's start; -1 did not happen or was not said."""
+    lines = []
+    for slot in run.slots:
+        for sample in run.samples.get(slot.index, []):
+            first, last = (sample.texts[0], sample.texts[-1]) if sample.texts else (-1, -1)
+            where = (slot.index, slot.cell, slot.block, slot.place, slot.system)
+            what = (getattr(sample, name) for name in REQUEST_FIELDS)
+            lines.append((*where, *what, first, last, len(sample.texts)))
+    head = ["slot", "cell", "block", "place", "system", *REQUEST_FIELDS, "t_first_text", "t_last_text", "texts"]
+    return pd.DataFrame(lines, columns=head)
+
+
 def summary_frame(run: Run) -> pd.DataFrame:
     """Per cell, metric and system: median over the slots, their relative spread, and how many there are."""
     frame = values_frame(run)

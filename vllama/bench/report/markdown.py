@@ -56,8 +56,8 @@ def summary(run: Run) -> str:
     verdict = f"**Checks that failed: {', '.join(bad)}; see the report.**" if bad else "All validity checks passed."
     parts: list[Block] = [
         Text(scope(run)),
-        Text("Where vLLama is behind:"),
-        losses_blocks(run)[0],
+        Text("Where vLLama is behind, in the metrics of the table below (the report has all metrics):"),
+        losses_blocks(run, only_headline=True)[0],
         Text(legend(run)),
         main_table(run),
         Text("Goals:"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
@@ -53,18 +54,33 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A cell and metric where the estimate says that ours is worse. `certain` None: too few pairs for an interval."""
+    """A cell and metric where the estimate says that ours is worse. `certain` None: too few pairs for an interval.
+
+    `estimate` is ours over theirs, or ours - theirs (`is_difference`) where a value is 0: lost requests have no ratio.
+    """
 
     cell: str
     metric: Metric
     system: str
     estimate: Estimate
     certain: bool | None
+    is_difference: bool = False
 
     @property
     def factor(self) -> float:
-        """How many times worse, above 1."""
+        """How many times worse, above 1; infinite for a difference."""
+        if self.is_difference:
+            return math.inf
         return 1 / self.estimate.value if self.metric.better == "higher" else self.estimate.value
+
+    @property
+    def shown(self) -> str:
+        """For a table's cell."""
+        if not self.is_difference:
+            return short(self.estimate)
+        found, unit = self.estimate, self.metric.unit
+        bounds = f" [{found.low:+.1f}, {found.high:+.1f}]" if found.low is not None else f" (n = {found.n})"
+        return f"{found.value:+.1f} {unit}{bounds}"
 
 
 def title(run: Run, system: str) -> str:
@@ -102,8 +118,22 @@ def ratio_of(run: Run, metric: Metric, ours: tuple[str, str], base: tuple[str, s
     return paired_ratio(above, below, run.plan["confidence"])
 
 
-BASIC = ("ttft", "decode", "aggregate", "steady", "e2e", "gap50", "gap95", "cpu", "pss")
-"""Metrics that every ordinary slot has; a metric beyond these belongs to a special scenario and is its headline."""
+SPECIAL = (
+    *(
+        "prefill",
+        "ttft_cold",
+        "ttft_warm",
+        "ttft_turn1",
+        "ttft_turns",
+        "victim_gap",
+        "joiner",
+        "sched_ttft",
+        "sched_e2e",
+    ),
+    *("refused", "lost", "recover", "cancel_tokens", "cancel_free", "cold", "load", "expiry", "ctx_change", "embed"),
+    *("valid", "idle_cpu"),
+)
+"""Metrics that only their own kind of scenario has: a cell that has one is about it and not about the usual ones."""
 
 
 def headline(run: Run) -> list[tuple[str, Metric]]:
@@ -111,17 +141,22 @@ def headline(run: Run) -> list[tuple[str, Metric]]:
     found = []
     for cell in run.cells:
         first = next(slot for slot in run.slots if slot.cell == cell)
-        special = [key for key in METRICS if key not in BASIC]
-        if not first.stream:
-            keys = ["e2e"]
-        else:
-            keys = ["ttft", "decode", "aggregate"] if first.concurrency == 1 else ["ttft", "aggregate"]
-        found += [
-            (cell, METRICS[key])
-            for key in [*keys, *special]
-            if any(values(run, cell, system, METRICS[key]) for system in run.systems)
-        ]
+        usual = ["ttft", "decode", "aggregate"] if first.concurrency == 1 else ["ttft", "aggregate"]
+        special = [key for key in SPECIAL if _has(run, cell, key)]
+        keys = special or (usual if first.stream else ["e2e"])
+        goodput = ["goodput"] if first.slo else []
+        memory = ["pss"] if first.kind == "idle" else []
+        found += [(cell, METRICS[key]) for key in [*keys, *goodput, *memory] if _has(run, cell, key)]
     return found
+
+
+def _has(run: Run, cell: str, key: str) -> bool:
+    return key in METRICS and any(values(run, cell, system, METRICS[key]) for system in run.systems)
+
+
+def measured(run: Run) -> list[Metric]:
+    """The metrics that the run has a value of."""
+    return [metric for key, metric in METRICS.items() if any(_has(run, cell, key) for cell in run.cells)]
 
 
 def comparable(run: Run, system: str, metric: Metric) -> bool:
@@ -143,12 +178,28 @@ def _losses(run: Run) -> Iterator[Loss]:
             continue
         for cell in run.cells:
             for metric in METRICS.values():
-                estimate = ratio_of(run, metric, (cell, SUBJECT), (cell, system))
-                if estimate is None or (is_ceiling(run, system) and metric.key not in RATES):
+                # Time per token is decode upside down; one of them is enough.
+                if metric.key == "tpot" or (is_ceiling(run, system) and metric.key not in RATES):
                     continue
-                if estimate.value < 1 if metric.better == "higher" else estimate.value > 1:
-                    certain = None if estimate.low is None else estimate.excludes_one
-                    yield Loss(cell, metric, system, estimate, certain)
+                if (loss := _loss(run, cell, metric, system)) is not None:
+                    yield loss
+
+
+def _loss(run: Run, cell: str, metric: Metric, system: str) -> Loss | None:
+    ours, theirs = paired(run, metric, (cell, SUBJECT), (cell, system))
+    if not ours:
+        return None
+    is_difference = min(*ours, *theirs) <= 0
+    if is_difference:
+        found, same = paired_location([a - b for a, b in zip(ours, theirs, strict=True)], run.plan["confidence"]), 0.0
+    else:
+        found, same = paired_ratio(ours, theirs, run.plan["confidence"]), 1.0
+    if not (found.value < same if metric.better == "higher" else found.value > same):
+        return None
+    certain = None
+    if found.low is not None and found.high is not None:
+        certain = not found.low <= same <= found.high
+    return Loss(cell, metric, system, found, certain, is_difference)
 
 
 def goals(run: Run) -> list[Reached]:
