@@ -19,7 +19,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -154,46 +154,63 @@ class Score:
     gaps: tuple[float, ...]
 
 
+class CannotWrite(ConfigError):
+    """The disk does not take the records. The text says what is kept."""
+
+
 class Writer:
     """Appends to a run's folder; each slot is on the disk before the next one starts.
 
-    Raises `OSError` where the disk does not take it; what was written before is kept and can be read.
+    Raises `CannotWrite` where the disk does not take it; what was written before is kept and can be read.
     `again` opens the folder of an interrupted run and goes on at its end.
     """
 
     def __init__(self, folder: Path, *, again: bool = False) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=again)
-        (folder / "server").mkdir(exist_ok=again)
-        if again:
-            for name in ("slots.jsonl", "requests.jsonl"):
-                _drop_torn_line(folder / name)
-        self._slots: IO[str] = (folder / "slots.jsonl").open("a", encoding="utf-8")
-        self._requests: IO[str] = (folder / "requests.jsonl").open("a", encoding="utf-8")
+        with self._on_disk():
+            folder.mkdir(parents=True, exist_ok=again)
+            (folder / "server").mkdir(exist_ok=again)
+            if again:
+                for name in ("slots.jsonl", "requests.jsonl"):
+                    _drop_torn_line(folder / name)
+            self._slots: IO[str] = (folder / "slots.jsonl").open("a", encoding="utf-8")
+            self._requests: IO[str] = (folder / "requests.jsonl").open("a", encoding="utf-8")
+
+    @contextlib.contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CannotWrite(
+                f"cannot write to {self.folder}: {error.strerror or error}; what was written before is kept"
+            ) from error
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """A JSON document beside the lines. The old one stays until the new one is whole."""
         text = json.dumps({"schema": SCHEMA, **content}, indent=1, ensure_ascii=False)
         new = self.folder / f"{name}.new"
-        try:
-            new.write_text(text + "\n", encoding="utf-8")
-        except OSError:
-            new.unlink(missing_ok=True)
-            raise
-        new.replace(self.folder / name)
+        with self._on_disk():
+            try:
+                new.write_text(text + "\n", encoding="utf-8")
+            except OSError:
+                new.unlink(missing_ok=True)
+                raise
+            new.replace(self.folder / name)
 
     def add(self, slot: Slot, samples: list[Sample]) -> None:
         """One slot with its requests."""
-        for sample in samples:
-            self._requests.write(_line(sample))
-        self._requests.flush()
-        self._slots.write(_line(slot))
-        self._slots.flush()
+        with self._on_disk():
+            for sample in samples:
+                self._requests.write(_line(sample))
+            self._requests.flush()
+            self._slots.write(_line(slot))
+            self._slots.flush()
 
     def add_scores(self, scores: list[Score]) -> None:
         """All scores of the run."""
         text = "".join(_line(score) for score in scores)
-        (self.folder / "scores.jsonl").write_text(text, encoding="utf-8")
+        with self._on_disk():
+            (self.folder / "scores.jsonl").write_text(text, encoding="utf-8")
 
     def close(self) -> None:
         """Close the files; everything added is kept."""
