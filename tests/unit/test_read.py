@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from vllama.api import read, read_openai
-from vllama.api.bodies import EmbedBody, NameBody
-from vllama.core.requests import FOREVER
+from vllama.api.bodies import NameBody
+from vllama.core.requests import FOREVER, EmbedRequest
 from vllama.errors import RequestError
 from vllama.prompts.messages import Message, Think, Tool, ToolCall, ToolFunction
 
@@ -192,7 +192,7 @@ def test_embed_input(given: Any, want: tuple[str, ...]) -> None:
 
 def test_v1_embed() -> None:
     request, extras = read_openai.read_openai_embed(body(input="", encoding_format="Base64", dimensions=3))
-    assert request == EmbedBody("m", ("",), dimensions=3)
+    assert request == EmbedRequest("m", ("",), dimensions=3)
     assert extras.base64
 
 

@@ -50,28 +50,6 @@ class CreateBody:
 
 
 @dataclass(frozen=True, slots=True)
-class EmbedBody:
-    """POST /api/embed and /v1/embeddings. `keep_alive` in ns, negative = forever; `dimensions` 0 = all."""
-
-    model: str
-    inputs: tuple[str, ...] = ()
-    truncate: bool | None = None
-    dimensions: int = 0
-    keep_alive: int | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddingsBody:
-    """POST /api/embeddings, the legacy route."""
-
-    model: str
-    prompt: str = ""
-    keep_alive: int | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class OpenAIExtras:
     """What a /v1 route needs to shape its answer. `include_usage` is stream_options.include_usage."""
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllama.api.bodies import CopyBody, CreateBody, EmbedBody, EmbeddingsBody, NameBody
+from vllama.api.bodies import CopyBody, CreateBody, NameBody
 from vllama.api.gojson import decode, raw_member
 from vllama.api.gotypes import Struct
 from vllama.api.schemas import native
 from vllama.api.tools import build_message, build_tool
-from vllama.core.requests import FOREVER, ChatRequest, GenerateRequest, ShowRequest
-from vllama.errors import RequestError
+from vllama.core.requests import FOREVER, ChatRequest, EmbedRequest, GenerateRequest, ShowRequest
+from vllama.errors import ModelNotFound, RequestError
 from vllama.goduration import FOREVER_NS
+from vllama.models.names import Name, parse_reference
 from vllama.prompts.messages import Think
 
 MAX_TOP_LOGPROBS = 20
@@ -88,12 +89,13 @@ def read_show(body: bytes) -> ShowRequest:
     )
 
 
-def read_embed(body: bytes) -> EmbedBody:
+def read_embed(body: bytes) -> EmbedRequest:
     """POST /api/embed. An empty model is no error here: Ollama answers 404 to it."""
     get = decode(body, native.EMBED).get
-    return EmbedBody(
-        model=get("model", ""),
-        inputs=embed_inputs(get("input")),
+    model = get("model", "")
+    return EmbedRequest(
+        model=model,
+        inputs=embed_inputs(get("input"), model),
         truncate=get("truncate"),
         dimensions=get("dimensions", 0),
         keep_alive=keep_alive_of(get("keep_alive")),
@@ -101,14 +103,16 @@ def read_embed(body: bytes) -> EmbedBody:
     )
 
 
-def read_embeddings(body: bytes) -> EmbeddingsBody:
+def read_embeddings(body: bytes) -> EmbedRequest:
     """POST /api/embeddings."""
     get = decode(body, native.EMBEDDINGS).get
-    return EmbeddingsBody(
+    prompt = get("prompt", "")
+    return EmbedRequest(
         model=require_model(get("model", "")),
-        prompt=get("prompt", ""),
+        inputs=(prompt,) if prompt else (),
         keep_alive=keep_alive_of(get("keep_alive")),
         options=get("options") or {},
+        legacy=True,
     )
 
 
@@ -181,15 +185,22 @@ def check_top_logprobs(count: int) -> int:
     return count
 
 
-def embed_inputs(value: Any) -> tuple[str, ...]:
-    """The texts of an `input`: one text, a list of them, or nothing. An empty text alone is nothing."""
+def embed_inputs(value: Any, model: str) -> tuple[str, ...]:
+    """The texts of an `input`: one text, a list of them, or nothing. An empty text alone is nothing.
+
+    What is wrong with the model's name is said before what is wrong with the input.
+    """
     if value is None or value == "":
         return ()
     if isinstance(value, str):
         return (value,)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(value)
-    raise RequestError("invalid input type")
+    if not model.strip():
+        raise ModelNotFound(f"model '{model}' not found")
+    if not Name.parse(parse_reference(model).base).valid:
+        raise FieldError("invalid model name")
+    raise FieldError("invalid input type")
 
 
 def keep_alive_of(ns: int | None) -> int | None:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from vllama.api.bodies import EmbedBody, OpenAIExtras
+from vllama.api.bodies import OpenAIExtras
 from vllama.api.gobase64 import decode_base64
 from vllama.api.godecoder import DecodeError
 from vllama.api.gojson import decode, decode_text
@@ -18,7 +18,7 @@ from vllama.api.ollamatypes import OrderedMap
 from vllama.api.read import check_top_logprobs, embed_inputs, require_model
 from vllama.api.schemas import openai
 from vllama.api.tools import build_tool
-from vllama.core.requests import ChatRequest, GenerateRequest
+from vllama.core.requests import ChatRequest, EmbedRequest, GenerateRequest
 from vllama.errors import BodyError, RequestError
 from vllama.prompts.messages import Message, Think, ToolCall
 
@@ -108,7 +108,7 @@ def read_openai_completion(body: bytes) -> tuple[GenerateRequest, OpenAIExtras]:
     return request, extras
 
 
-def read_openai_embed(body: bytes) -> tuple[EmbedBody, OpenAIExtras]:
+def read_openai_embed(body: bytes) -> tuple[EmbedRequest, OpenAIExtras]:
     """POST /v1/embeddings. An empty text is embedded here, unlike on /api/embed."""
     get = decode(body, openai.EMBED, empty=EMPTY).get
     encoding = get("encoding_format", "")
@@ -117,9 +117,9 @@ def read_openai_embed(body: bytes) -> tuple[EmbedBody, OpenAIExtras]:
     value = get("input")
     if value is None or value == []:
         raise RequestError("invalid input")
-    inputs = ("",) if value == "" else embed_inputs(value)
     model = get("model", "")
-    request = EmbedBody(model=model, inputs=inputs, dimensions=get("dimensions", 0))
+    inputs = ("",) if value == "" else embed_inputs(value, model)
+    request = EmbedRequest(model=model, inputs=inputs, dimensions=get("dimensions", 0))
     return request, OpenAIExtras(model=model, base64=encoding.lower() == "base64")
 
 

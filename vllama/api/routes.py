@@ -9,11 +9,13 @@ from vllama.api.ollama.blobs import head_blob_endpoint, post_blob_endpoint
 from vllama.api.ollama.chat import chat_endpoint, generate_endpoint
 from vllama.api.ollama.copy import copy_endpoint, delete_endpoint
 from vllama.api.ollama.create import create_endpoint
+from vllama.api.ollama.embed import embed_endpoint, embeddings_endpoint
 from vllama.api.ollama.ps import ps_endpoint
 from vllama.api.ollama.root import root, status_endpoint, version
 from vllama.api.ollama.show import show_endpoint
 from vllama.api.ollama.tags import tags_endpoint
 from vllama.api.openai.chat import chat_completions_endpoint, completions_endpoint
+from vllama.api.openai.embeddings import v1_embeddings_endpoint
 from vllama.api.openai.models import model_endpoint, models_endpoint
 from vllama.api.ops.health import health
 from vllama.api.ops.missing import missing
@@ -36,8 +38,8 @@ def routes(service: Service) -> tuple[Route, ...]:
         Route(_GET, "/api/status", status_endpoint(service), "ollama", "Whether cloud models can be used"),
         Route(_POST, "/api/generate", generate_endpoint(service), "ollama", "Complete a prompt"),
         Route(_POST, "/api/chat", chat_endpoint(service), "ollama", "Answer a conversation"),
-        missing("POST", "/api/embed", "ollama", "Embed texts"),
-        missing("POST", "/api/embeddings", "ollama", "Embed one text"),
+        Route(_POST, "/api/embed", embed_endpoint(service), "ollama", "Embed texts"),
+        Route(_POST, "/api/embeddings", embeddings_endpoint(service), "ollama", "Embed one text"),
         Route(_READ, "/api/tags", tags_endpoint(service), "ollama", "List models"),
         Route(_GET, "/api/ps", ps_endpoint(service), "ollama", "List loaded models"),
         Route(_POST, "/api/show", show_endpoint(service), "ollama", "Describe a model"),
@@ -76,7 +78,7 @@ def routes(service: Service) -> tuple[Route, ...]:
         Route(_GET, "/v1/models/{model}", model_endpoint(service), "openai", "Describe a model"),
         Route(_POST, "/v1/chat/completions", chat_completions_endpoint(service), "openai", "Answer a conversation"),
         Route(_POST, "/v1/completions", completions_endpoint(service), "openai", "Complete a prompt"),
-        missing("POST", "/v1/embeddings", "openai", "Embed texts"),
+        Route(_POST, "/v1/embeddings", v1_embeddings_endpoint(service), "openai", "Embed texts"),
         missing("POST", "/v1/responses", "openai", "Answer a conversation"),
         missing("POST", "/v1/audio/transcriptions", "openai", "Transcribe speech"),
         missing("POST", "/v1/messages", "anthropic", "Answer a conversation"),

@@ -1,4 +1,4 @@
-"""What the core gives back for generate and chat: a stream of deltas and one end."""
+"""What the core gives back: for generate and chat a stream of deltas and one end, for embed the vectors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from vllama.engines.base import Logprob
+from vllama.engines.base import Logprob, Vectors
 from vllama.prompts.messages import ToolCall
 
 DoneReason = Literal["stop", "length", "load", "unload"]
@@ -66,3 +66,12 @@ class Reply(Protocol):
     async def aclose(self) -> None:
         """Cancel what still runs and give everything back. Needed when `events()` was never begun; twice is fine."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """What came of an `EmbedRequest`; `vectors` is None when there was no input. Durations in ns."""
+
+    vectors: Vectors | None = None
+    total_ns: int = 0
+    load_ns: int = 0

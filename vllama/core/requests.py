@@ -72,3 +72,19 @@ class ShowRequest:
     template: str = ""
     verbose: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """POST /api/embed and what /v1/embeddings becomes; with `legacy` POST /api/embeddings, which never cuts an input.
+
+    `dimensions` is how many numbers of each vector are wanted, counted from the first; 0, negative or too many: all.
+    """
+
+    model: str
+    inputs: tuple[str, ...] = ()
+    truncate: bool | None = None
+    dimensions: int = 0
+    keep_alive: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    legacy: bool = False

@@ -412,7 +412,7 @@ class Residency:
                     engine=engine.name,
                     size=facts.size,
                     size_vram=facts.size_vram,
-                    num_ctx=resident.num_ctx,
+                    num_ctx=min(resident.num_ctx, facts.train_ctx or resident.num_ctx),
                     expires_at=expires,
                     busy=resident.users,
                     handle=engine,

@@ -20,10 +20,11 @@ from typing import Any
 from vllama.config import Settings
 from vllama.core.answer import Answer, ContextMaker, Instant
 from vllama.core.conversation import history, tag_images, tail, turns
+from vllama.core.embedding import UNSUPPORTED, embedding_of, shorten
 from vllama.core.options import Options, merge_options
 from vllama.core.prompting import Prompter, Prompting, template_values
-from vllama.core.replies import Reply
-from vllama.core.requests import ChatRequest, GenerateRequest
+from vllama.core.replies import Embedded, Reply
+from vllama.core.requests import ChatRequest, EmbedRequest, GenerateRequest
 from vllama.core.residency import GOING_DOWN, Lease, Residency
 from vllama.engines.base import Constraint, Engine, Finished, Generation, LoadOptions, Started
 from vllama.engines.fitting import TOO_LONG
@@ -32,13 +33,14 @@ from vllama.errors import (
     BusyError,
     ForbiddenError,
     ModelNotFound,
+    NotImplementedYet,
     PromptTooLong,
     RequestError,
     ServerError,
     VllamaError,
 )
 from vllama.goquote import quote
-from vllama.models.library import Library
+from vllama.models.library import Library, looks_like_path
 from vllama.models.model import Model
 from vllama.models.names import Name
 from vllama.prompts.gotemplate import parse as parse_go
@@ -256,6 +258,35 @@ class Service:
             lease.release()
             raise
 
+    # -- embed ---------------------------------------------------------------------------------------------
+
+    async def embed(self, request: EmbedRequest) -> Embedded:
+        """POST /api/embed and /api/embeddings. Raises `VllamaError` for everything that has a status."""
+        began = time.monotonic_ns()
+        try:
+            model = self.resolve(request.model)
+        except ModelNotFound:
+            if not request.model.strip() or looks_like_path(request.model):
+                raise
+            raise ModelNotFound(f"model {quote(request.model)} not found, try pulling it first") from None
+        lease, _, num_ctx = await self._lease(model, request.options, request.keep_alive)
+        load_ns = time.monotonic_ns() - began
+        try:
+            if not request.inputs:
+                return Embedded()
+            if not lease.engine.facts.can_embed:
+                raise RequestError(UNSUPPORTED) if request.legacy else NotImplementedYet(UNSUPPORTED)
+            vectors = await lease.engine.embed(embedding_of(request, model.params, num_ctx))
+        except ServerError:
+            if self._draining:
+                raise BusyError(GOING_DOWN) from None
+            raise
+        finally:
+            lease.release()
+        if request.dimensions > 0:
+            vectors = await asyncio.to_thread(shorten, vectors, request.dimensions)
+        return Embedded(vectors, time.monotonic_ns() - began, load_ns)
+
     # -- shared steps --------------------------------------------------------------------------------------
 
     def _check(
@@ -316,7 +347,8 @@ class Service:
         lease = await self.residency.acquire(model, load, keep_alive)
         train = lease.engine.facts.train_ctx
         if train and num_ctx > train:
-            log.warning("num_ctx %d: %s was trained for %d, using that", num_ctx, model.name.shortest, train)
+            if options.num_ctx:
+                log.warning("num_ctx %d: %s was trained for %d, using that", num_ctx, model.name.shortest, train)
             num_ctx = train
         return lease, options, num_ctx
 
