@@ -16,7 +16,7 @@ class Golden(HttpSystem):
     title = f"golden server ({TTFT_MS:g} ms, then {GAP_MS:g} ms)"
     api = "ollama"
     model = "golden"
-    capabilities = frozenset({"stream", "chat", "cancel", "restart"})
+    capabilities = frozenset({"stream", "chat", "cancel"})
     ends_with_input = True
 
     def find(self) -> None:

@@ -76,6 +76,9 @@ def _watch(program: int, orders: int, wakes: int) -> int | None:
             if not order:
                 return None
             os.kill(program, signal.SIGTERM)
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    process.resume()  # one that was paused could not hear it
 
 
 def _reap(program: int) -> int | None:

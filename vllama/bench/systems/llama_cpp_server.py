@@ -83,11 +83,17 @@ class LlamaCppServer(HttpSystem):
         return "" if counted and reply.text.strip() else f"golden request: {reply.finish!r}, text {reply.text!r}"
 
     def complete(self, samples: list[Sample], prompts: Sequence[str], n_out: int) -> list[Sample]:
-        """Counts for streams: "length" means that all tokens asked for came; the prompt is counted by the server."""
+        """Counts for streams, which carry none. "length" means that all tokens asked for came ("limit"); an answer that
+        ended before, and a bare prompt, are counted by the server's own tokenizer ("retokenised").
+        """
         for sample, prompt in zip(samples, prompts, strict=True):
-            if sample.ok and sample.n_out < 0 and sample.finish == "length":
-                sample.n_out, sample.source = sample.n_asked or n_out, "limit"
-            if sample.ok and sample.n_prompt < 0:
+            if sample.ok and sample.n_out < 0:
+                if sample.finish == "length":
+                    sample.n_out, sample.source = sample.n_asked if sample.n_asked > 0 else n_out, "limit"
+                else:
+                    # Without the token that the model puts before every text.
+                    sample.n_out, sample.source = self._count(sample.text) - self._count(""), "retokenised"
+            if sample.ok and sample.n_prompt < 0 and not sample.role.startswith("turn"):
                 sample.n_prompt = self._count(prompt)
         return samples
 
@@ -170,4 +176,4 @@ def _of_other(python: str) -> str:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise Unavailable(f"{INTERPRETER}={python}: {last}; there: pip install 'llama-cpp-python[server]'")
-    return done.stdout.strip()
+    return (done.stdout.split() or ["unknown"])[-1]

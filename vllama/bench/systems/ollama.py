@@ -29,6 +29,7 @@ class Ollama(HttpSystem):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self._binary = ""
+        self._stored = False
 
     def find(self) -> None:
         """OLLAMA_BIN, else `ollama` on PATH."""
@@ -44,6 +45,8 @@ class Ollama(HttpSystem):
         done = subprocess.run([self._binary, "--version"], capture_output=True, text=True, timeout=60, check=False)
         numbers = re.findall(r"\d+\.\d+\.\d+\S*", done.stdout + done.stderr)
         self.described.version = numbers[-1] if numbers else "unknown"
+        if self.described.version == "0.0.0":
+            self.described.notes = ["self-built: this binary carries no release number"]
 
     def command(self) -> tuple[list[str], dict[str, str]]:
         """Nothing of the user's is read or written: home and store are private."""
@@ -62,7 +65,9 @@ class Ollama(HttpSystem):
         return {}
 
     async def prepare(self) -> None:
-        """Upload the GGUF as a blob and create the model from it."""
+        """Upload the GGUF as a blob and create the model from it, once: a later start finds both in its store."""
+        if self._stored:
+            return
         digest = f"sha256:{self.setup.sha256}"
         connection = Connection(self.port)
         try:
@@ -80,6 +85,7 @@ class Ollama(HttpSystem):
             connection.close()
         # The blob's name is the file's digest and the server checked it while it stored it.
         self.described.model_sha256 = self.setup.sha256
+        self._stored = True
 
     def models(self) -> dict[str, dict[str, Any]]:
         """Name -> what /api/create gets besides the file."""

@@ -60,7 +60,10 @@ class OllamaChild(HttpSystem):
             key: value for key, value in found.items() if key.startswith(INHERITED) and clean.get(key) != value
         }
         self.described.model_sha256 = self.setup.sha256
-        self.described.notes = [f"the child of Ollama was: {' '.join(self._argv)}"]
+        self.described.notes = [
+            *parent.described.notes,
+            "program, arguments and library path as read from the running child of Ollama; only the port differs",
+        ]
 
     def command(self) -> tuple[list[str], dict[str, str]]:
         """The child's, on our port."""
