@@ -14,10 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+from vllama.core.memory import lacks, need, never_fits
+from vllama.core.threads import shares
 from vllama.engines.base import Engine, LoadOptions, ModelSource
 from vllama.engines.registry import EngineKind
 from vllama.errors import BusyError, EngineCrashed, ModelLoadError, VllamaError
 from vllama.goduration import FOREVER_NS
+from vllama.hardware import Hardware
 from vllama.models.model import Model
 from vllama.models.names import Name
 
@@ -65,6 +68,7 @@ class Resident:
         "num_ctx",
         "options",
         "released",
+        "threads",
         "timer",
         "users",
     )
@@ -76,6 +80,7 @@ class Resident:
         self.keep_alive = keep_alive
         self.num_ctx = options.num_ctx
         self.users = 0
+        self.threads = 0
         self.leaving = False
         self.engine: Engine | None = None
         self.load: asyncio.Task[Engine] | None = None
@@ -109,7 +114,7 @@ class Residency:
 
     `choose(model)` picks the engine. `max_loaded` 0 means 3. `max_queue` (at least 1) bounds how many requests
     may hold or wait for one model, and how many wait for loads in all. `load_timeout` is how long a load may go without
-    progress. Durations in ns.
+    progress. Durations in ns. `hardware` tells how much memory there is; without it no model is refused.
     """
 
     def __init__(
@@ -120,8 +125,10 @@ class Residency:
         max_loaded: int = 0,
         max_queue: int = 512,
         load_timeout: int = 0,
+        hardware: Callable[[], Hardware] | None = None,
     ) -> None:
         self._choose = choose
+        self._hardware = hardware
         self._keep_alive = keep_alive
         self._max_loaded = max_loaded or 3
         self._max_queue = max(1, max_queue)
@@ -156,6 +163,7 @@ class Residency:
 
     def _lease(self, resident: Resident, engine: Engine, options: LoadOptions, keep_alive: int | None) -> Lease:
         resident.users += 1
+        self._share_threads()
         resident.num_ctx = options.num_ctx
         if keep_alive is not None:
             resident.keep_alive = keep_alive
@@ -221,6 +229,7 @@ class Residency:
         try:
             async with self._load_lock:
                 await self._make_room(resident)
+                await self._find_memory(resident)
                 engine = resident.kind.create(_source(resident.model, resident.kind), resident.options)
                 try:
                     await self._load_in_time(engine, resident.model)
@@ -235,6 +244,7 @@ class Residency:
             await engine.close()
             raise BusyError(GOING_DOWN)
         resident.engine = engine
+        resident.threads = engine.threads
         resident.load = None
         if resident.users == 0:
             self._arm(resident)
@@ -265,14 +275,52 @@ class Residency:
             others = [(key, r) for key, r in self._residents.items() if r is not newcomer and r.engine is not None]
             if len(others) < self._max_loaded:
                 return
-            idle = [(key, r) for key, r in others if r.users == 0]
-            if idle:
-                key, victim = min(idle, key=lambda item: item[1].deadline() or float("inf"))
-                log.info("unloading %s to make room", victim.model.name.shortest)
-                await self._unload(key, victim)
-                continue
-            self._freed.clear()
-            await self._freed.wait()
+            await self._evict_one(others)
+
+    async def _evict_one(self, others: list[tuple[str, Resident]]) -> None:
+        """Unload the idle model that would go first; without an idle one, wait until something changes."""
+        idle = [(key, r) for key, r in others if r.users == 0]
+        if idle:
+            key, victim = min(idle, key=lambda item: item[1].deadline() or float("inf"))
+            log.info("unloading %s to make room", victim.model.name.shortest)
+            await self._unload(key, victim)
+            return
+        self._freed.clear()
+        await self._freed.wait()
+
+    async def _find_memory(self, newcomer: Resident) -> None:
+        """Evict models until the newcomer fits into memory. Raises `ModelLoadError` when it cannot."""
+        model, options = newcomer.model, newcomer.options
+        if self._hardware is None or not newcomer.kind.takes_memory or model.gguf is None:
+            return
+        try:
+            metadata = model.metadata
+            wanted = need(metadata, model.gguf.stat().st_size, options)
+        except (OSError, VllamaError):
+            return  # the engine will say what is wrong with the file
+        while True:
+            machine = await asyncio.to_thread(self._hardware)
+            never = never_fits(wanted, options, machine)
+            reason = never or lacks(wanted, options, machine)
+            if not reason:
+                return
+            others = [(key, r) for key, r in self._residents.items() if r is not newcomer and r.engine is not None]
+            if never or not others:
+                raise ModelLoadError(
+                    f"{model.name.shortest} does not fit into memory: {reason}; use a smaller model, a smaller "
+                    "quantisation or a smaller num_ctx"
+                )
+            log.info("%s does not fit beside what is loaded: %s", model.name.shortest, reason)
+            await self._evict_one(others)
+
+    def _share_threads(self) -> None:
+        """Tell the engines that work how many threads each may use from its next step on."""
+        active = [(r, r.engine) for r in self._residents.values() if r.users and r.engine is not None]
+        active = [(resident, engine) for resident, engine in active if engine.alive and engine.threads]
+        for (resident, engine), share in zip(active, shares([e.threads for _, e in active]), strict=True):
+            if resident.threads != share:
+                resident.threads = share
+                engine.set_threads(share)
 
     async def _drain(self, key: str, resident: Resident) -> None:
         """Wait until nobody uses a model that must be loaded anew with other options, then unload it.
@@ -305,6 +353,7 @@ class Residency:
         resident.users -= 1
         if resident.users > 0:
             return
+        self._share_threads()
         resident.released = time.monotonic()
         self._freed.set()
         key = _key(resident.model)

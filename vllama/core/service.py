@@ -40,6 +40,7 @@ from vllama.errors import (
     VllamaError,
 )
 from vllama.goquote import quote
+from vllama.hardware import facts
 from vllama.models.library import Library, looks_like_path
 from vllama.models.model import Model
 from vllama.models.names import Name
@@ -97,6 +98,7 @@ class Service:
             max_loaded=settings.max_loaded_models,
             max_queue=settings.max_queue,
             load_timeout=settings.load_timeout,
+            hardware=facts,
         )
         self._paths_allowed = settings.host.is_loopback
         self._draining = False

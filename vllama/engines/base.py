@@ -267,6 +267,15 @@ class Engine(Protocol):
         ...
 
     @property
+    def threads(self) -> int:
+        """How many CPU threads it uses when it computes alone; 0: it does not matter."""
+        ...
+
+    def set_threads(self, count: int) -> None:
+        """Use so many from the next step on, because others compute too or no longer do."""
+        ...
+
+    @property
     def alive(self) -> bool:
         """False once the engine can no longer answer (its process died, or it was closed)."""
         ...

@@ -13,13 +13,15 @@ Factory = Callable[[ModelSource, LoadOptions], Engine]
 
 @dataclass(frozen=True, slots=True)
 class EngineKind:
-    """One entry: how to make the engine, whether it can run here, and which kinds of files it reads."""
+    """One entry: how to make the engine, whether it can run here, which kinds of files it reads, and whether it takes
+    the memory that a file's weights need."""
 
     name: str
     title: str
     reads: tuple[str, ...]
     available: Callable[[], Reason]
     create: Factory
+    takes_memory: bool = True
 
 
 def _llama_available() -> Reason:
@@ -48,7 +50,7 @@ def _scripted(source: ModelSource, options: LoadOptions) -> Engine:
 
 KINDS = (
     EngineKind("llama", "llama.cpp", ("gguf",), _llama_available, _llama),
-    EngineKind("scripted", "scripted", ("gguf", "scripted"), _scripted_available, _scripted),
+    EngineKind("scripted", "scripted", ("gguf", "scripted"), _scripted_available, _scripted, False),
 )
 """In order of preference. The scripted engine comes last and is never chosen automatically."""
 

@@ -111,6 +111,14 @@ class ScriptedEngine:
         )
 
     @property
+    def threads(self) -> int:
+        """It sleeps, it does not compute."""
+        return 0
+
+    def set_threads(self, count: int) -> None:
+        """Nothing to share."""
+
+    @property
     def alive(self) -> bool:
         """True between load and close."""
         return self._loaded and not self._closed

@@ -76,12 +76,18 @@ class LlamaEngine:
         self._progress: Progress | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._closed = False
+        self._threads = 0
 
     @property
     def facts(self) -> ModelFacts:
         """Valid after `load`."""
         assert self._facts is not None, "load() first"
         return self._facts
+
+    @property
+    def threads(self) -> int:
+        """See `base.Engine`."""
+        return self._threads
 
     @property
     def alive(self) -> bool:
@@ -99,7 +105,7 @@ class LlamaEngine:
         loop = asyncio.get_running_loop()
         self._ready = loop.create_future()
         self._progress = progress
-        threads = self._options.num_thread or await asyncio.to_thread(_cores)
+        threads = self._threads = self._options.num_thread or await asyncio.to_thread(_cores)
         try:
             connection = await self._child.start()
         except OSError as error:
@@ -168,7 +174,7 @@ class LlamaEngine:
         return EngineStats(**known, rss=_rss(known["pid"]), extra=found)
 
     def set_threads(self, count: int) -> None:
-        """Let the worker use so many threads from its next step on."""
+        """See `base.Engine`."""
         if self._link is not None:
             self._send(frames.Threads(count))
 
