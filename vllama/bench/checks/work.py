@@ -1,0 +1,209 @@
+"""W, C, L: did the systems do the same work, all of it, and get the same answers?"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from vllama.bench.checks.model import (
+    NOTHING,
+    Verdict,
+    answered,
+    count,
+    described,
+    is_ceiling,
+    lone_streams,
+    requests_of,
+    slots_of,
+)
+from vllama.bench.checks.settings import differences, settings
+from vllama.bench.results import Run
+
+MAX_CACHED_TOKENS = 4
+"""Nonces of prompts may share their first tokens by chance."""
+
+MAX_LOGIT_GAP = 0.5
+MAX_FAR_SHARE = 0.01
+"""Quantised kernels give sums that differ by some tenths of a logit from one batch shape to another."""
+
+MAX_LENGTH_RATE = 0.02
+MAX_REPEATED_SHARE = 0.50
+MAX_INSTANT_SHARE = 0.02
+"""Two prompts on one passage often get one answer, and a near tie that falls the other way can make two equal that the
+control gives apart. An answer that also comes in less than half of the usual time was not computed."""
+
+MIN_COMMON = 0.10
+"""Of the text, before the first difference: less is another model, not another rounding."""
+
+GREEDY = {"temperature": 0, "top_k": 1, "repeat_penalty": 1}
+
+
+def same_weights(run: Run, system: str) -> Verdict:
+    """W1."""
+    expected = run.environment["model"]["sha256"]
+    found = described(run, system).get("model_sha256", "")
+    if not expected and not found:
+        return Verdict(None, "no model file in this run")
+    return Verdict(found == expected, f"sha256 {found[:12] or 'unknown'}")
+
+
+def same_settings(run: Run, system: str) -> Verdict:
+    """W2: what the command lines, the children's included, say of context, parallelism, threads, batches and cache."""
+    found = settings(described(run, system))
+    said = ", ".join(f"{name} {value}" for name, value in found.items()) or "not said"
+    if described(run, system).get("lane") != "matched":
+        return Verdict(None, f"as shipped: {said}")
+    unlike = differences(found, settings(described(run, run.plan["control"])))
+    if not found:
+        return Verdict(None, "its command lines say nothing of it")
+    return Verdict(not unlike, f"{said}{'; the control has ' + ', '.join(unlike) if unlike else ''}")
+
+
+def prompt_tokens(run: Run, system: str) -> Verdict:
+    """W3: counts the prompts whose length differs from the control's."""
+    control = {s.prompt_sha: s.n_prompt for _, s in answered(run, run.plan["control"]) if s.n_prompt >= 0}
+    mine = [
+        (s.n_prompt, control[s.prompt_sha])
+        for _, s in answered(run, system)
+        if s.prompt_sha in control and s.n_prompt >= 0
+    ]
+    return count(sum(a != b for a, b in mine), len(mine), "prompts as long as the control's")
+
+
+def no_prefix_hits(run: Run, system: str) -> Verdict:
+    """C1: where a scenario shares a prefix on purpose it says so, and is left out."""
+    said = [sample.n_cached for _, sample in answered(run, system) if sample.n_cached >= 0 and not sample.reuses]
+    if not said:
+        return Verdict(None, "the API does not say; the nonce stands first in every prompt")
+    bad = sum(cached > MAX_CACHED_TOKENS for cached in said)
+    return Verdict(bad == 0, f"at most {max(said)} cached prompt tokens in {len(said)} requests")
+
+
+def fresh_prompts(run: Run, system: str) -> Verdict:
+    """C1b: no server is asked the same thing twice."""
+    seen = [s.prompt_sha for _, s in requests_of(run, system) if not s.reuses and not s.loads]
+    return count(len(seen) - len(set(seen)), len(seen), "prompts asked for the first time")
+
+
+def no_cached_answers(run: Run, system: str) -> Verdict:
+    """C1c: two questions that the control answers differently are not answered alike."""
+    control = {s.prompt_sha: s.text for _, s in answered(run, run.plan["control"])}
+    by_cell: dict[str, list[tuple[bool, int]]] = {}
+    first: dict[str, str] = {}
+    for slot, sample in answered(run, system):
+        if sample.prompt_sha in control and slot.kind != "constrained" and not sample.reuses:
+            other = first.setdefault(sample.text, sample.prompt_sha)
+            repeated = control[other] != control[sample.prompt_sha]
+            by_cell.setdefault(slot.cell, []).append((repeated, sample.t_end - sample.t_sent))
+    total = sum(len(found) for found in by_cell.values())
+    if not total:
+        return NOTHING
+    again = sum(repeated for found in by_cell.values() for repeated, _ in found)
+    instant = 0
+    for found in by_cell.values():
+        if computed := [took for repeated, took in found if not repeated]:
+            instant += sum(repeated and took < 0.5 * median(computed) for repeated, took in found)
+    return Verdict(
+        again / total <= MAX_REPEATED_SHARE and instant / total <= MAX_INSTANT_SHARE,
+        f"{again} of {total} answers were given before to another question, and not so by the control; "
+        f"{instant} of them at once",
+    )
+
+
+def prefill_seen(run: Run, system: str) -> Verdict:
+    """C2: a server's own prefill time is never used for a speed; it must still fit into what the client saw."""
+    both = [
+        (s.native["prompt_eval_duration"], s.texts[0] - s.t_sent)
+        for s in lone_streams(run, system)
+        if "prompt_eval_duration" in s.native
+    ]
+    if not both or is_ceiling(run, system):
+        return Verdict(None, "the API does not say; speeds come from the client's clock")
+    bad = sum(said > seen for said, seen in both)
+    return Verdict(bad == 0, f"{len(both) - bad} of {len(both)} prefill times fit into the time to first text")
+
+
+def output_length(run: Run, system: str) -> Verdict:
+    """L1: slots with an answer of another length are left out of the statistics; more than a few forbid a headline."""
+    asked = [(slot.asked(s), s) for slot, s in answered(run, system) if slot.asked(s) > 0]
+    if not asked:
+        return NOTHING
+    bad = sum(s.n_out != n or s.finish != "length" for n, s in asked)
+    return Verdict(
+        bad / len(asked) <= MAX_LENGTH_RATE, f"{len(asked) - bad} of {len(asked)} answers exactly as long as asked for"
+    )
+
+
+def greedy(run: Run, system: str) -> Verdict:
+    """L2: every request of the harness says temperature 0, top_k 1, no penalties; nothing may overrule that."""
+    flags = itertools.chain(described(run, system).get("argv", []), *described(run, system).get("children", []))
+    overruled = [flag for flag in flags if flag in ("--temp", "--top-k", "--top-p", "--repeat-penalty", "--seed")]
+    options = described(run, system).get("options", {})
+    overruled += [f"{key} {options[key]}" for key, value in GREEDY.items() if key in options and options[key] != value]
+    return Verdict(not overruled, f"overruled by {', '.join(overruled)}" if overruled else "greedy in every request")
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How two systems' answers to the same prompts compare. `common` is the median share of the text before the
+    first difference, `first` the median place (in characters) of the first difference where there is one, else -1."""
+
+    n: int
+    equal: int
+    common: float
+    first: int
+
+
+def agreement(run: Run, left: str, right: str) -> Agreement:
+    """Of the answers at temperature 0 with one request at a time."""
+    by_prompt = {s.prompt_sha: s.text for slot, s in answered(run, right) if slot.concurrency == 1}
+    both = [
+        (s.text, by_prompt[s.prompt_sha])
+        for slot, s in answered(run, left)
+        if slot.concurrency == 1 and s.prompt_sha in by_prompt and not s.reuses
+    ]
+    return compare(both)
+
+
+def compare(both: Sequence[tuple[str, str]]) -> Agreement:
+    """The agreement of pairs of texts."""
+    firsts, shares = [], []
+    for a, b in both:
+        place = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+        shares.append(1.0 if a == b else place / max(1, len(a), len(b)))
+        if a != b:
+            firsts.append(place)
+    return Agreement(
+        len(both), len(both) - len(firsts), median(shares) if shares else 0.0, int(median(firsts)) if firsts else -1
+    )
+
+
+def agreement_matrix(run: Run) -> dict[tuple[str, str], Agreement]:
+    """Every pair of systems, in the plan's order, each once."""
+    return {pair: agreement(run, *pair) for pair in itertools.combinations(run.systems, 2)}
+
+
+def same_text(run: Run, system: str) -> Verdict:
+    """L3: every token is the raw engine's own choice, or nearly tied with it.
+
+    Equal text would ask too much: a cache with holes or a bigger batch changes the order of sums, and a near tie then
+    falls the other way, after which a greedy answer goes elsewhere. The share of equal texts is printed all the same.
+    Where the raw engine did not judge, equal texts pass, and texts that part at once fail.
+    """
+    found = agreement(run, system, run.plan["control"])
+    said = f"{found.equal} of {found.n} texts at c = 1 equal the control's"
+    if found.first >= 0:
+        said += f", the others part after {found.first} characters"
+    slots = {slot.index for slot in slots_of(run, system)}
+    gaps = [gap for score in run.scores if score.slot in slots for gap in score.gaps]
+    if not gaps:
+        ok = None if not found.n else True if found.equal == found.n else False if found.common < MIN_COMMON else None
+        return Verdict(ok, f"{said}; no judgement by the raw engine")
+    far = sum(gap > MAX_LOGIT_GAP for gap in gaps)
+    return Verdict(
+        far / len(gaps) <= MAX_FAR_SHARE,
+        f"{len(gaps) - far} of {len(gaps)} tokens are the raw engine's choice or within {MAX_LOGIT_GAP} logits of it; "
+        f"{said}",
+    )
