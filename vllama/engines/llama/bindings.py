@@ -366,6 +366,15 @@ class Context:
         """Address of the logits of a batch row: `vocab_size` floats, valid until the next decode."""
         return lib.llama_get_logits_ith(self.pointer, index)
 
+    def row(self, index: int) -> Any:
+        """The logits of a batch row as a float32 array of `vocab_size`, valid until the next decode."""
+        import numpy as np
+
+        logits = lib.llama_get_logits_ith(self.pointer, index)
+        return np.frombuffer(
+            (ctypes.c_float * self.model.vocab_size).from_address(ctypes.addressof(logits.contents)), np.float32
+        )
+
     def set_threads(self, count: int) -> None:
         """Use so many threads from the next decode on."""
         self.threads = count
@@ -513,20 +522,42 @@ class EmbeddingContext:
 
 
 class Chain:
-    """One request's sampler chain."""
+    """One request's sampler chain. `shortlist` largest logits are enough for it (0: it must see all)."""
 
-    __slots__ = ("pointer",)
+    __slots__ = ("_greedy", "_shortlist", "pointer")
 
-    def __init__(self, model: Model, stages: Sequence[Stage]) -> None:
+    def __init__(self, model: Model, stages: Sequence[Stage], shortlist: int = 0) -> None:
         params = lib.llama_sampler_chain_default_params()
         params.no_perf = True
         self.pointer = lib.llama_sampler_chain_init(params)
+        self._shortlist = shortlist if model.vocab_size >= GROUPS * shortlist else 0
+        self._greedy = [name for name, _ in stages] == ["greedy"]
         for name, values in stages:
             lib.llama_sampler_chain_add(self.pointer, _stage(model, name, values))
 
     def sample(self, context: Context, index: int) -> int:
         """Choose a token for a batch row and remember it."""
-        token: int = lib.llama_sampler_sample(self.pointer, context.pointer, index)
+        if self._shortlist:
+            token = self.choose(context.row(index))
+            if token >= 0:
+                return token
+        chosen: int = lib.llama_sampler_sample(self.pointer, context.pointer, index)
+        return chosen
+
+    def choose(self, row: Any) -> int:
+        """Choose from logits, a float32 array, by a shortlist, and remember it; -1 when that cannot be done.
+
+        The library would fill and sort a table of the whole vocabulary, which costs several times as much.
+        """
+        if self._greedy:
+            best = int(row.argmax())
+            return best if row[best] < math.inf else -1
+        ids = largest(row, self._shortlist)
+        if not self._shortlist <= len(ids) <= len(_candidates.table):
+            return -1
+        token = _candidates.apply(self.pointer, ids, row[ids])
+        if token >= 0:
+            lib.llama_sampler_accept(self.pointer, token)
         return token
 
     def accept(self, token: int) -> None:
@@ -538,6 +569,59 @@ class Chain:
         if self.pointer:
             lib.llama_sampler_free(self.pointer)
             self.pointer = None
+
+
+GROUPS = 16
+"""A shortlist is made when the vocabulary is at least so many times as long."""
+
+
+def largest(row: Any, count: int) -> Any:
+    """Ids of the `count` largest logits, ascending, and of a few more: all those not below a bound.
+
+    The bound is the `count`-th largest of the maxima of disjoint groups, so at least `count` logits reach it.
+    """
+    import numpy as np
+
+    groups = max(4 * count, 256)
+    depth = len(row) // groups
+    if depth < 2:
+        return np.arange(len(row))
+    peaks = row[: groups * depth].reshape(depth, groups).max(axis=0)
+    bound = np.partition(peaks, groups - count)[groups - count]
+    return np.flatnonzero(row >= bound)
+
+
+class _Candidates:
+    """The table that the C samplers work on, made once."""
+
+    def __init__(self, size: int) -> None:
+        self.table = (lib.llama_token_data * size)()
+        self._view: Any = None
+        self._array = lib.llama_token_data_array(self.table, size, -1, False)
+        self._pointer = ctypes.byref(self._array)
+
+    def apply(self, chain: Any, ids: Any, logits: Any) -> int:
+        """Let the chain choose among these; -1 when it chose none."""
+        if self._view is None:
+            import numpy as np
+
+            self._view = np.frombuffer(self.table, dtype=[("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
+        size = len(ids)
+        view = self._view[:size]
+        view["id"] = ids
+        view["logit"] = logits
+        view["p"] = 0
+        array = self._array
+        # A sampler may have replaced the pointer.
+        array.data = self.table
+        array.size = size
+        array.selected = -1
+        array.sorted = False
+        lib.llama_sampler_apply(chain, self._pointer)
+        return int(array.data[array.selected].id) if array.selected >= 0 else -1
+
+
+_candidates = _Candidates(4096)
 
 
 def _stage(model: Model, name: str, values: tuple[Any, ...]) -> Any:

@@ -11,7 +11,7 @@ from vllama.engines.llama.bounds import check_grammar, clip
 from vllama.engines.llama.frames import Detokenize, Submit, Tokenize
 from vllama.engines.llama.preparation import BULK, GRAMMAR_S, INLINE
 from vllama.engines.llama.prompt import RequestFault, fit
-from vllama.engines.llama.sampling import penalty_window, stages
+from vllama.engines.llama.sampling import penalty_window, shortlist, stages
 from vllama.engines.llama.sequence import Sequence
 from vllama.engines.llama.text import TextStream
 
@@ -132,7 +132,7 @@ class Job:
                 self._grammar = Grammar(model, submit.gbnf)
             except ValueError as error:
                 raise RequestFault("request", str(error)) from None
-        self._chain = Chain(model, stages(submit, submit.num_ctx))
+        self._chain = Chain(model, stages(submit, submit.num_ctx), shortlist(submit, submit.num_ctx))
         window = penalty_window(submit, submit.num_ctx)
         if window:
             for token in fitted[-window:]:

@@ -59,6 +59,27 @@ def stages(options: Options, num_ctx: int) -> Sequence[Stage]:
     return chain
 
 
+SHORTLIST = 1024
+"""Longer shortlists are not worth making."""
+
+
+def shortlist(options: Options, num_ctx: int) -> int:
+    """How many of the largest logits are enough for the chain to choose as it would among all; 0: it needs all.
+
+    What the chain keeps first are the `top_k` largest (one when greedy). Penalties only lower the tokens of their
+    window, so no token further down than that many more can rise among them.
+    """
+    if options.logit_bias:
+        return 0
+    count = 1 if options.temperature <= 0 else options.top_k
+    window = penalty_window(options, num_ctx)
+    if window:
+        if options.repeat_penalty < 1 or options.presence_penalty < 0 or options.frequency_penalty < 0:
+            return 0
+        count += window if count > 0 else 0
+    return count if 0 < count <= SHORTLIST else 0
+
+
 def seed(wanted: int | None) -> int:
     """The C generator's seed, 32 bits; a fresh one for None and -1."""
     if wanted is None or wanted == -1:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import gc
+import importlib
 import os
 import select
 import signal
@@ -128,6 +129,8 @@ class Worker:
             self.send(answer)
 
     def _load(self, load: frames.Load) -> None:
+        # The first token will want it; importing takes about as long as mapping a small model.
+        _thread.start_new_thread(importlib.import_module, ("numpy",))
         log = Log(load.debug)
         shown = -1
 
