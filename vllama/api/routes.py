@@ -18,6 +18,7 @@ from vllama.api.openai.chat import chat_completions_endpoint, completions_endpoi
 from vllama.api.openai.embeddings import v1_embeddings_endpoint
 from vllama.api.openai.models import model_endpoint, models_endpoint
 from vllama.api.ops.health import health
+from vllama.api.ops.metrics import metrics
 from vllama.api.ops.missing import missing
 from vllama.api.routing import Route
 
@@ -83,4 +84,5 @@ def routes(service: Service) -> tuple[Route, ...]:
         missing("POST", "/v1/audio/transcriptions", "openai", "Transcribe speech"),
         missing("POST", "/v1/messages", "anthropic", "Answer a conversation"),
         Route(_READ, "/health", health(service), "ops", "Whether the server can answer, and with what"),
+        Route(_READ, "/metrics", metrics(service), "ops", "Counters in Prometheus' text format"),
     )

@@ -95,8 +95,10 @@ class Answer:
                     if delta is not None:
                         yield delta
                 elif type(event) is Finished:
+                    self._lease.account("length" if event.reason == "length" else "stop", event)
                     yield await self._done(event)
         except ServerError:
+            self._lease.account("error")
             # What breaks because the server goes down shall not look like a crash.
             if self._draining is not None and self._draining():
                 raise BusyError(GOING_DOWN) from None
@@ -155,6 +157,7 @@ class Answer:
         if self._closed:
             return
         self._closed = True
+        self._lease.account("cancelled")
         try:
             close = getattr(self._events, "aclose", None)
             if close is not None:

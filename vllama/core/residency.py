@@ -14,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+from vllama.core.counters import Counters, Outcome
 from vllama.core.memory import lacks, need, never_fits
 from vllama.core.threads import shares
-from vllama.engines.base import Engine, LoadOptions, ModelSource
+from vllama.engines.base import Engine, Finished, LoadOptions, ModelSource
 from vllama.engines.registry import EngineKind
 from vllama.errors import BusyError, EngineCrashed, ModelLoadError, VllamaError
 from vllama.goduration import FOREVER_NS
@@ -95,12 +96,19 @@ class Resident:
 class Lease:
     """The right to use a loaded engine. `release` once; twice is fine."""
 
-    __slots__ = ("_owner", "_resident", "engine")
+    __slots__ = ("_counters", "_owner", "_resident", "engine")
 
     def __init__(self, owner: Residency, resident: Resident, engine: Engine) -> None:
         self._owner = owner
+        self._counters: Counters | None = owner.counted(resident.model)
         self._resident: Resident | None = resident
         self.engine = engine
+
+    def account(self, outcome: Outcome, finished: Finished | None = None) -> None:
+        """Count how the request ended. Only the first word counts."""
+        counters, self._counters = self._counters, None
+        if counters is not None:
+            counters.add(outcome, finished)
 
     def release(self) -> None:
         """Give the engine back; the keep_alive clock starts with the last one."""
@@ -140,6 +148,11 @@ class Residency:
         self._closing: set[asyncio.Task[None]] = set()
         self._waiting = 0
         self._stopped = False
+        self.counters: dict[str, Counters] = {}
+
+    def counted(self, model: Model) -> Counters:
+        """The model's counters, for as long as this server runs."""
+        return self.counters.setdefault(model.name.shortest, Counters())
 
     async def acquire(self, model: Model, options: LoadOptions, keep_alive: int | None) -> Lease:
         """A lease on the loaded model, loading it if need be.
@@ -154,6 +167,7 @@ class Residency:
         if resident is not None and resident.engine is not None:
             if resident.engine.alive and _serves(resident, options):
                 if resident.users >= self._max_queue:
+                    self.counted(model).add("rejected", None)
                     raise BusyError()
                 return self._lease(resident, resident.engine, options, keep_alive)
             if not resident.engine.alive:
@@ -173,6 +187,7 @@ class Residency:
         self, key: str, resident: Resident | None, model: Model, options: LoadOptions, keep_alive: int | None
     ) -> Lease:
         if self._waiting >= self._max_queue:
+            self.counted(model).add("rejected", None)
             raise BusyError()
         self._waiting += 1
         try:
@@ -243,6 +258,7 @@ class Residency:
         if self._stopped:
             await engine.close()
             raise BusyError(GOING_DOWN)
+        self.counted(resident.model).loads += 1
         resident.engine = engine
         resident.threads = engine.threads
         resident.load = None
@@ -409,6 +425,7 @@ class Residency:
         if self._residents.get(key) is resident:
             del self._residents[key]
             if crashed:
+                self.counted(resident.model).crashes += 1
                 self._crashes.setdefault(key, deque(maxlen=CRASH_BUDGET + 2)).append(time.monotonic())
                 log.error("the %s worker of %s died", resident.kind.name, resident.model.name.shortest)
         if resident.timer is not None:

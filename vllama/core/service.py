@@ -428,6 +428,7 @@ class Service:
             raise ServerError("the engine ended without an answer") from None
         except VllamaError as error:
             failure = error
+            lease.account("error")
             if isinstance(error, PromptTooLong) and job.truncate:
                 failure = PromptTooLong(TOO_LONG, prompt_tokens=error.prompt_tokens, context=error.context)
             elif isinstance(error, ServerError) and self._draining:

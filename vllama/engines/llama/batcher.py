@@ -11,6 +11,7 @@ from typing import Any
 
 from vllama.engines.llama import frames
 from vllama.engines.llama.bindings import Context, Model, Outcome
+from vllama.engines.llama.histogram import SECONDS, WIDTHS, Histogram
 from vllama.engines.llama.jobs import Job, detokenize, lane_of, tokenize
 from vllama.engines.llama.plan import Plan
 from vllama.engines.llama.preparation import BULK, INLINE, Preparation
@@ -46,6 +47,8 @@ class Batcher:
         self._failed: list[tuple[int, str, str, int, int]] = []
         self._kv_type = kv_type
         self.preparation = Preparation()
+        self._widths = Histogram(WIDTHS)
+        self._seconds = Histogram(SECONDS)
         self._stalled = False
         self.steps = 0
         self.prompt_tokens = 0
@@ -127,9 +130,12 @@ class Batcher:
         if plan is None:
             self._stalled = not self._failed and not scheduler.idle
         else:
+            began = time.monotonic_ns()
             outcome = self.context.decode(plan)
             if outcome is Outcome.OK:
                 self._sample(plan, news)
+                self._widths.add(len(plan.tokens))
+                self._seconds.add((time.monotonic_ns() - began) / 1e9)
             elif outcome is Outcome.NO_ROOM:
                 scheduler.no_room(plan)
             else:
@@ -275,6 +281,8 @@ class Batcher:
             "faults": self.faults,
             "threads": self.context.threads,
             "clock_ns": time.monotonic_ns(),
+            "step_tokens": self._widths.told(),
+            "step_seconds": self._seconds.told(),
         }
 
 
