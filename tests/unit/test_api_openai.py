@@ -32,6 +32,7 @@ class ScriptedReply:
         self.script = script
         self.kind = kind
         self.rendered = rendered
+        self.dropped = ""
         self.closed = False
 
     async def events(self) -> AsyncIterator[Delta | Done]:

@@ -142,13 +142,13 @@ async def send_empty(send: Send, status: int, headers: Iterable[Header] = (), *,
     await send(END)
 
 
-async def start_stream(send: Send, content_type: bytes, status: int = 200) -> None:
+async def start_stream(send: Send, content_type: bytes, status: int = 200, *, extra: Iterable[Header] = ()) -> None:
     """Send the head of a stream. Body messages with `"more_body": True` follow, END comes last."""
     await send(
         {
             "type": "http.response.start",
             "status": status,
-            "headers": [(b"content-type", content_type), VERSION_HEADER],
+            "headers": [(b"content-type", content_type), VERSION_HEADER, *extra],
         }
     )
 

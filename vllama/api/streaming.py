@@ -14,6 +14,7 @@ from vllama.api.http import (
     JSON_UTF8,
     NDJSON,
     DisconnectWatcher,
+    Header,
     Send,
     dumps,
     send_json,
@@ -37,6 +38,11 @@ def timestamp() -> bytes:
     if not nanos:
         return _day_second[1] + b"Z"
     return b"%b.%bZ" % (_day_second[1], (b"%09d" % nanos).rstrip(b"0"))
+
+
+def truncation(reply: Reply) -> tuple[Header, ...]:
+    """The header that says what was left out of the prompt; Ollama says nothing."""
+    return ((b"x-vllama-truncated", reply.dropped.encode()),) if reply.dropped else ()
 
 
 class Shape(Protocol):
@@ -190,13 +196,13 @@ async def answer(
     try:
         if reply.kind != "stream":
             watcher.stop()
-            await send_json(send, 200, shape.instant(prefix + timestamp() + b'"', reply))
+            await send_json(send, 200, shape.instant(prefix + timestamp() + b'"', reply), extra=truncation(reply))
         elif stream:
             await _lines(reply, prefix, shape, watcher, send)
         else:
             payload = await _whole(reply, prefix, shape)
             watcher.stop()
-            await send_json(send, 200, payload, JSON_UTF8)
+            await send_json(send, 200, payload, JSON_UTF8, extra=truncation(reply))
     finally:
         await reply.aclose()
 
@@ -216,7 +222,7 @@ async def _lines(
                 line = shape.last(head, event, event.delta) + b"\n"
             if not started:
                 started = True
-                await start_stream(send, NDJSON)
+                await start_stream(send, NDJSON, extra=truncation(reply))
             await send({"type": "http.response.body", "body": line, "more_body": True})
     except VllamaError as error:
         if isinstance(error, RequestCanceled):

@@ -14,12 +14,17 @@ from vllama.core.residency import GOING_DOWN, Lease
 from vllama.engines.base import Event, Finished, Text
 from vllama.errors import BusyError, ServerError
 from vllama.prompts.messages import ToolCall
-from vllama.prompts.thinking import ThinkingParser
-from vllama.prompts.tools import ToolParser
+from vllama.prompts.tools import OutputParser, Piece
 
 NO_DELTA = Delta()
 ContextMaker = Callable[[Finished, bool, str], Awaitable[tuple[int, ...]]]
 """Takes the end, whether the prompt had been cut, and all text; gives the ids of the whole prompt and the answer."""
+
+
+def dropped(messages: int, tokens: int = 0) -> str:
+    """What was left out of a prompt to make it fit, as `Reply.dropped` says it."""
+    counts = (("messages", messages), ("tokens", tokens))
+    return ", ".join(f"{name}={count}" for name, count in counts if count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,7 @@ class Instant:
     kind: Literal["load", "unload", "render"]
     rendered: str = ""
     image_count: int = 0
+    dropped: str = ""
 
     async def events(self) -> AsyncIterator[Delta | Done]:
         """Nothing was generated: only the end."""
@@ -55,45 +61,44 @@ class Answer:
         *,
         began: int,
         load_ns: int,
-        thinking: ThinkingParser | None = None,
-        tools: ToolParser | None = None,
+        parser: OutputParser | None = None,
         quiet: bool = True,
         context: ContextMaker | None = None,
         draining: Callable[[], bool] | None = None,
         prompt_tokens: int = 0,
         cached_tokens: int = 0,
         truncated_tokens: int = 0,
+        dropped_messages: int = 0,
     ) -> None:
         self._events = events
         self._lease = lease
         self._began = began
         self._load_ns = load_ns
-        self._thinking = thinking
-        self._tools = tools
+        self._parser = parser
         self._quiet = quiet
         self._context = context
         self._said: list[str] = []
         self._draining = draining
         self._closed = False
-        self._calls = 0
         self.prompt_tokens = prompt_tokens
         self.cached_tokens = cached_tokens
         self.truncated_tokens = truncated_tokens
+        self.dropped = dropped(dropped_messages, truncated_tokens)
 
     async def events(self) -> AsyncIterator[Delta | Done]:
         """Deltas, then one Done. Closing the iterator cancels the generation and gives the lease back."""
-        plain = self._thinking is None and self._tools is None
+        parser = self._parser
         try:
             async for event in self._events:
                 if type(event) is Text:
                     if self._context is not None:
                         self._said.append(event.text)
-                    if plain:
+                    if parser is None:
                         yield Delta(event.text, "", (), event.logprobs)
                         continue
-                    delta = self._take_apart(event)
-                    if delta is not None:
-                        yield delta
+                    thinking, content, calls = parser.add(event.text)
+                    if thinking or content or calls or event.logprobs or not self._quiet:
+                        yield Delta(content, thinking, self._named(calls), event.logprobs)
                 elif type(event) is Finished:
                     self._lease.account("length" if event.reason == "length" else "stop", event)
                     yield await self._done(event)
@@ -106,36 +111,14 @@ class Answer:
         finally:
             await self.aclose()
 
-    def _take_apart(self, event: Text) -> Delta | None:
-        thinking, content = "", event.text
-        if self._thinking is not None:
-            thinking, content = self._thinking.add(content)
-            if self._quiet and not thinking and not content:
-                return Delta("", "", (), event.logprobs) if event.logprobs else None
-        calls: tuple[ToolCall, ...] = ()
-        if self._tools is not None and content:
-            found, content = self._tools.add(content)
-            calls = self._numbered(found)
-            if not calls and not content and not thinking:
-                return Delta("", "", (), event.logprobs) if event.logprobs else None
-        return Delta(content, thinking, calls, event.logprobs)
-
-    def _numbered(self, found: list[ToolCall]) -> tuple[ToolCall, ...]:
-        calls = []
-        for call in found:
-            calls.append(replace(call, id=call.id or _call_id(), index=self._calls))
-            self._calls += 1
-        return tuple(calls)
+    @staticmethod
+    def _named(calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
+        """Every call with an id; a few formats have their own."""
+        return tuple(call if call.id else replace(call, id=_call_id()) for call in calls)
 
     async def _done(self, event: Finished) -> Done:
-        thinking, content = self._thinking.finish() if self._thinking is not None else ("", "")
-        calls: tuple[ToolCall, ...] = ()
-        if self._tools is not None:
-            if content:
-                found, content = self._tools.add(content)
-                calls = self._numbered(found)
-            content += self._tools.content()
-        rest = Delta(content, thinking, calls) if content or thinking or calls else NO_DELTA
+        thinking, content, calls = self._parser.finish() if self._parser is not None else Piece()
+        rest = Delta(content, thinking, self._named(calls)) if content or thinking or calls else NO_DELTA
         context = None
         if self._context is not None:
             context = await self._context(event, self.truncated_tokens > 0, "".join(self._said))

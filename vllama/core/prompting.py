@@ -11,25 +11,37 @@ from dataclasses import dataclass
 
 from vllama.engines.base import ModelFacts
 from vllama.models.model import Model
+from vllama.prompts import thinking_formats
 from vllama.prompts.gotemplate import GoTemplate, TemplateValues
 from vllama.prompts.gotemplate import parse as parse_go
 from vllama.prompts.jinja import JinjaTemplate
 from vllama.prompts.messages import Message, Think, Tool
 from vllama.prompts.style import capabilities as template_capabilities
 from vllama.prompts.thinking import ThinkingParser, infer_tags
-from vllama.prompts.tools import infer_tag
+from vllama.prompts.thinking_formats import AnswerParser
+from vllama.prompts.tools import HARMONY, Format, HarmonyParser, OutputParser, Stages, ToolParser, choose, infer_tag
 
 PLAIN = "{{ .Prompt }}"
+FINAL = "<|channel|>final<|message|>"
+"""What begins an answer of gpt-oss."""
 CACHE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Prompting:
-    """The templates of one model. `thinking` holds the open and close tag, ("", "") if there are none."""
+    """The templates of one model, and the formats of its output.
+
+    `thinking` holds the open and close tag, ("", "") if there are none, `answer` the marks around what follows.
+    `calls` is the format of tool calls, None for Ollama's generic one with its tag. `marks` are control tokens of the
+    thoughts.
+    """
 
     go: GoTemplate
     jinja: JinjaTemplate | None
     thinking: tuple[str, str]
+    answer: tuple[str, str]
+    marks: tuple[str, ...]
+    calls: Format | None
     tool_tag: str
     bos: str
     eos: str
@@ -38,20 +50,47 @@ class Prompting:
     def render(self, messages: tuple[Message, ...], tools: tuple[Tool, ...], think: Think | None) -> str:
         """The prompt for a conversation. Raises `TemplateError`."""
         if self.jinja is not None:
+            if think is not None and think.level == "max" and self.calls is HARMONY:
+                # gpt-oss knows three levels.
+                think = Think(True, "high")
             text = self.jinja.render(messages, tools, think=think, bos=self.bos, eos=self.eos)
             # The tokenizer adds BOS itself for such models; two of them make answers worse.
             return text[len(self.bos) :] if self.strip_bos and text.startswith(self.bos) else text
         return self.go.execute(template_values(messages=messages, tools=tools, think=think))
 
-    def thinking_parser(self, prompt: str, think: Think | None) -> ThinkingParser | None:
-        """The parser for the answer to this prompt, already inside a thought where the prompt ends with its tag."""
+    def output_parser(self, prompt: str, think: Think | None, tools: tuple[Tool, ...]) -> OutputParser | None:
+        """The parser for the answer to this prompt; None where all of it is content."""
+        if self.calls is HARMONY:
+            return HarmonyParser(tools)
+        thinking = self._thinking_parser(prompt, think)
+        if self.calls is not None and (tools or self.calls.always):
+            return Stages(thinking, self.calls.parser(tools))
+        if tools:
+            return Stages(thinking, ToolParser(tools, self.tool_tag))
+        return None if thinking is None else Stages(thinking, None)
+
+    def _thinking_parser(self, prompt: str, think: Think | None) -> ThinkingParser | AnswerParser | None:
+        """Already inside a thought where the prompt ends with its tag."""
         opening, closing = self.thinking
         if think is None or not think.enabled or not opening or not closing:
             return None
         parser = ThinkingParser(opening, closing)
         if prompt.strip().endswith(opening):
             parser.add(opening)
-        return parser
+        return AnswerParser(parser, *self.answer) if self.answer[0] else parser
+
+    def answer_mark(self, think: Think | None) -> str:
+        """The text after which the answer begins ("" for at once): what a grammar must wait for."""
+        if self.calls is HARMONY:
+            return FINAL
+        return self.thinking[1] if think is not None and think.enabled and all(self.thinking) else ""
+
+    def control(self, tools: tuple[Tool, ...]) -> tuple[str, ...]:
+        """The control tokens that the parser of the answer needs to see."""
+        texts = self.calls.control if self.calls is not None and (tools or self.calls.always) else ()
+        if self.calls is None and tools and self.tool_tag not in ("{", "["):
+            texts = (self.tool_tag,)
+        return (*texts, *self.marks)
 
 
 def template_values(
@@ -95,20 +134,29 @@ class Prompter:
     def _build(self, model: Model, facts: ModelFacts) -> Prompting:
         go_text, jinja_text = model.template, model.chat_template
         go = parse_go(go_text if go_text is not None else PLAIN)
+        family, parser = model.config.family, model.config.parser
         if jinja_text is not None and (go_text is None or self._prefers_jinja(go_text, jinja_text)):
+            found = thinking_formats.find(jinja_text)
             return Prompting(
                 go=go,
                 jinja=JinjaTemplate(jinja_text),
-                thinking=_first_tag(jinja_text, THINKING_TAGS) or ("", ""),
-                tool_tag=(_first_tag(jinja_text, TOOL_TAGS) or ("{", ""))[0],
+                thinking=(found.open, found.close) if found is not None else ("", ""),
+                answer=found.answer if found is not None else ("", ""),
+                marks=found.control if found is not None else (),
+                calls=choose(jinja=jinja_text, family=family, parser=parser),
+                tool_tag="{",
                 bos=facts.bos,
                 eos=facts.eos,
                 strip_bos=bool(facts.bos) and _adds_bos(model),
             )
+        tags = infer_tags(go.root)
         return Prompting(
             go=go,
             jinja=None,
-            thinking=infer_tags(go.root),
+            thinking=tags,
+            answer=("", ""),
+            marks=tuple(filter(None, tags)),
+            calls=choose(go=go_text, family=family, parser=parser),
             tool_tag=infer_tag(go),
             bos=facts.bos,
             eos=facts.eos,
@@ -119,15 +167,6 @@ class Prompter:
         if self._go_template is not None:
             return not self._go_template
         return template_capabilities(go_text, None) < template_capabilities(None, jinja_text)
-
-
-THINKING_TAGS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"))
-TOOL_TAGS = (("<tool_call>", "</tool_call>"), ("[TOOL_CALLS]", ""), ("<|tool_call|>", ""), ("<|python_tag|>", ""))
-"""What families of models put around thoughts and tool calls; a Jinja template can only be searched for them."""
-
-
-def _first_tag(text: str, tags: tuple[tuple[str, str], ...]) -> tuple[str, str] | None:
-    return next((pair for pair in tags if pair[0] in text), None)
 
 
 def capabilities(model: Model) -> tuple[str, ...]:

@@ -59,6 +59,11 @@ class Reply(Protocol):
     @property
     def image_count(self) -> int: ...
 
+    @property
+    def dropped(self) -> str:
+        """What was left out of the prompt to make it fit: "messages=3", "tokens=120", both with ", "; "" if nothing."""
+        ...
+
     def events(self) -> AsyncIterator[Delta | Done]:
         """Deltas, then exactly one Done; or raises VllamaError at any point."""
         ...

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from vllama.config import Settings
-from vllama.core.answer import Answer, ContextMaker, Instant
+from vllama.core.answer import Answer, ContextMaker, Instant, dropped
 from vllama.core.conversation import history, tag_images, tail, turns
 from vllama.core.embedding import UNSUPPORTED, embedding_of, shorten
 from vllama.core.options import Options, merge_options
@@ -46,8 +46,7 @@ from vllama.models.model import Model
 from vllama.models.names import Name
 from vllama.prompts.gotemplate import parse as parse_go
 from vllama.prompts.messages import Message, Think, Tool
-from vllama.prompts.thinking import ThinkingParser
-from vllama.prompts.tools import ToolParser
+from vllama.prompts.tools import OutputParser
 
 log = logging.getLogger("vllama.service")
 
@@ -177,15 +176,25 @@ class Service:
                 return Instant("load")
             self._check_images(model, bool(request.images), request.debug_render_only)
             prompting = self.prompter.of(model, lease.engine.facts)
-            prompt = await self._generate_prompt(request, model, prompting, lease.engine, num_ctx, think)
+            prompt, left_out = await self._generate_prompt(request, model, prompting, lease.engine, num_ctx, think)
             if request.debug_render_only:
                 lease.release()
-                return Instant("render", prompt, len(request.images))
+                return Instant("render", prompt, len(request.images), dropped(left_out))
             job = _Job.of(request, options, num_ctx, prompt)
-            parser = None if request.raw else prompting.thinking_parser(prompt, think)
+            parser = None if request.raw else prompting.output_parser(prompt, think, ())
             context = None if request.raw else partial(_context, lease.engine, prompt)
             return await self._run(
-                job, lease, began, load_ns, thinking=parser, quiet=False, want_ids=not request.raw, context=context
+                job,
+                lease,
+                began,
+                load_ns,
+                parser=parser,
+                control=() if request.raw else prompting.control(()),
+                quiet=False,
+                want_ids=not request.raw,
+                context=context,
+                constrain_after="" if request.raw else prompting.answer_mark(None),
+                dropped_messages=left_out,
             )
         except BaseException:
             lease.release()
@@ -199,9 +208,10 @@ class Service:
         engine: Engine,
         num_ctx: int,
         think: Think | None,
-    ) -> str:
+    ) -> tuple[str, int]:
+        """The prompt, and how many messages were left out of it."""
         if request.raw:
-            return request.prompt
+            return request.prompt, 0
         prefix = ""
         if request.context:
             prefix = await engine.detokenize(request.context)
@@ -213,10 +223,10 @@ class Service:
                 values = template_values(messages=turns(request, model), think=think)
             # A template from a client may use up its whole budget: not on the event loop.
             text = await asyncio.to_thread(go.execute, values) if request.template else go.execute(values)
-            return prefix + text
+            return prefix + text, 0
         messages = turns(request, model)
-        text = await self._fit(messages, (), prompting, engine, num_ctx, think, request.truncate is not False)
-        return prefix + text
+        text, left_out = await self._fit(messages, (), prompting, engine, num_ctx, think, request.truncate is not False)
+        return prefix + text, left_out
 
     # -- chat ----------------------------------------------------------------------------------------------
 
@@ -240,21 +250,22 @@ class Service:
             self._check_images(model, images > 0, request.debug_render_only)
             prompting = self.prompter.of(model, lease.engine.facts)
             messages = history(request, model)
-            prompt = await self._fit(
+            prompt, left_out = await self._fit(
                 messages, request.tools, prompting, lease.engine, num_ctx, think, request.truncate is not False
             )
             if request.debug_render_only:
                 lease.release()
-                return Instant("render", prompt, images)
+                return Instant("render", prompt, images, dropped(left_out))
             job = _Job.of(request, options, num_ctx, prompt)
             return await self._run(
                 job,
                 lease,
                 began,
                 load_ns,
-                thinking=prompting.thinking_parser(prompt, think),
-                tools=ToolParser(request.tools, prompting.tool_tag) if request.tools else None,
-                constrain_after=prompting.thinking[1],
+                parser=prompting.output_parser(prompt, think, request.tools),
+                control=prompting.control(request.tools),
+                constrain_after=prompting.answer_mark(think),
+                dropped_messages=left_out,
             )
         except BaseException:
             lease.release()
@@ -363,8 +374,8 @@ class Service:
         num_ctx: int,
         think: Think | None,
         truncate: bool,
-    ) -> str:
-        """The prompt of the conversation, its oldest messages dropped until it fits the context.
+    ) -> tuple[str, int]:
+        """The prompt of the conversation, its oldest messages dropped until it fits the context, and how many were.
 
         System messages and the last message always stay. A prompt of no more bytes than the context has tokens
         fits without asking the tokenizer, for a token is at least one byte.
@@ -373,20 +384,21 @@ class Service:
         prompt = await _rendered(prompting, tagged, tools, think)
         limit = num_ctx
         if not truncate or len(messages) < 2 or await _fits(engine, prompt, limit):
-            return prompt
+            return prompt, 0
         low, high = 1, len(tagged) - 1
         best = await _rendered(prompting, tail(messages, high), tools, think)
-        dropped = high
+        start = high
         # Each dropped message makes the prompt shorter, so the first cut that fits is found by halving.
         while low < high:
             middle = (low + high) // 2
             text = await _rendered(prompting, tail(messages, middle), tools, think)
             if await _fits(engine, text, limit):
-                best, dropped, high = text, middle, middle
+                best, start, high = text, middle, middle
             else:
                 low = middle + 1
-        log.warning("dropped %d of %d messages to fit num_ctx %d", dropped, len(messages), limit)
-        return best
+        left_out = sum(message.role != "system" for message in tagged[:start])
+        log.warning("dropped %d of %d messages to fit num_ctx %d", left_out, len(messages), limit)
+        return best, left_out
 
     async def _run(
         self,
@@ -395,19 +407,20 @@ class Service:
         began: int,
         load_ns: int,
         *,
-        thinking: ThinkingParser | None = None,
-        tools: ToolParser | None = None,
+        parser: OutputParser | None = None,
+        control: tuple[str, ...] = (),
         quiet: bool = True,
         want_ids: bool = False,
         context: ContextMaker | None = None,
         constrain_after: str = "",
+        dropped_messages: int = 0,
     ) -> Reply:
         options = job.options
         try:
             # A schema may take a while to become a grammar.
             schema = isinstance(job.format, dict)
             constraint = await asyncio.to_thread(_constraint, job.format) if schema else _constraint(job.format)
-            if constraint is not None and thinking is not None and constrain_after:
+            if constraint is not None and constrain_after:
                 constraint = replace(constraint, after=constrain_after)
             generation = Generation(
                 prompt=job.prompt,
@@ -421,6 +434,7 @@ class Service:
                 top_logprobs=job.top_logprobs,
                 constraint=constraint,
                 want_ids=want_ids,
+                control=control,
             )
             events = lease.engine.generate(generation)
             first = await anext(events)
@@ -443,14 +457,14 @@ class Service:
             lease,
             began=began,
             load_ns=load_ns,
-            thinking=thinking,
-            tools=tools,
+            parser=parser,
             quiet=quiet,
             context=context,
             draining=lambda: self._draining,
             prompt_tokens=started.prompt_tokens,
             cached_tokens=started.cached_tokens,
             truncated_tokens=started.truncated_tokens,
+            dropped_messages=dropped_messages,
         )
 
 

@@ -6,11 +6,12 @@ import re
 from functools import lru_cache
 
 from vllama.errors import TemplateError
+from vllama.prompts import thinking_formats
 from vllama.prompts.gotemplate import parse
 from vllama.prompts.thinking import infer_tags
 
 _JINJA_TOOLS = re.compile(r"\btools\b|tool_call")
-# The switches of the chat templates in use, or a tag that the template itself writes or cuts out of the history.
+# The switches of the chat templates in use, or a tag that the template itself cuts out of the history.
 _JINJA_THINKING = re.compile(r"\benable_thinking\b|\breasoning_effort\b|\breasoning_content\b|</think>|\[/THINK\]")
 
 
@@ -38,5 +39,9 @@ def _go(text: str | None) -> frozenset[str]:
 
 
 def _jinja(text: str | None) -> frozenset[str]:
-    patterns = (("tools", _JINJA_TOOLS), ("thinking", _JINJA_THINKING))
-    return frozenset(name for name, pattern in patterns if text and pattern.search(text))
+    if not text:
+        return frozenset()
+    found = {"tools"} if _JINJA_TOOLS.search(text) else set()
+    if _JINJA_THINKING.search(text) or thinking_formats.find(text) is not None:
+        found.add("thinking")
+    return frozenset(found)

@@ -16,7 +16,7 @@ class ThinkingFormat:
     """`open` and `close` stand around the thoughts, `answer` (if the format has it) around what follows.
 
     `source` names the repository whose template shows it. A template writes the format if it contains all of `marks`.
-    `control`: the tags are control tokens, which the engine must pass on.
+    `control` are texts of control tokens in the tags, which the engine must pass on.
     """
 
     name: str
@@ -25,7 +25,7 @@ class ThinkingFormat:
     close: str
     marks: tuple[str, ...]
     answer: tuple[str, str] = ("", "")
-    control: bool = False
+    control: tuple[str, ...] = ()
 
 
 FORMATS: tuple[ThinkingFormat, ...] = (
@@ -40,7 +40,12 @@ FORMATS: tuple[ThinkingFormat, ...] = (
     ThinkingFormat("think", "Qwen/Qwen3-8B", "<think>", "</think>", marks=("<think>",)),
     ThinkingFormat("deepseek-r1", "deepseek-ai/DeepSeek-R1", "<think>", "</think>", marks=("</think>",)),
     ThinkingFormat(
-        "magistral", "mistralai/Magistral-Small-2509", "[THINK]", "[/THINK]", marks=("[THINK]",), control=True
+        "magistral",
+        "mistralai/Magistral-Small-2509",
+        "[THINK]",
+        "[/THINK]",
+        marks=("[THINK]",),
+        control=("[THINK]", "[/THINK]"),
     ),
     ThinkingFormat(
         "seed", "ByteDance-Seed/Seed-OSS-36B-Instruct", "<seed:think>", "</seed:think>", marks=("<seed:think>",)
@@ -51,10 +56,15 @@ FORMATS: tuple[ThinkingFormat, ...] = (
         "<|START_THINKING|>",
         "<|END_THINKING|>",
         marks=("<|START_THINKING|>",),
-        control=True,
+        control=("<|START_THINKING|>", "<|END_THINKING|>"),
     ),
     ThinkingFormat(
-        "gemma4", "google/gemma-4-31B-it", "<|channel>thought", "<channel|>", marks=("<|channel>",), control=True
+        "gemma4",
+        "google/gemma-4-31B-it",
+        "<|channel>thought",
+        "<channel|>",
+        marks=("<|channel>",),
+        control=("<|channel>", "<channel|>"),
     ),
     ThinkingFormat(
         "granite-3.2",
