@@ -37,7 +37,8 @@ class Vllama(HttpSystem):
     def command(self) -> tuple[list[str], dict[str, str]]:
         """The store is written in Ollama's layout, so no model is downloaded and none of the user's is touched."""
         home = self.setup.scratch / self.key
-        write_store(home / "models", self.model, self.setup.gguf, self.setup.sha256)
+        if self.setup.sha256:  # a plan may have no model: the scripted engine needs none
+            write_store(home / "models", self.model, self.setup.gguf, self.setup.sha256)
         env = {
             "HOME": str(home),
             "OLLAMA_HOST": f"127.0.0.1:{self.port}",
