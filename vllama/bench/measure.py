@@ -170,6 +170,20 @@ def slowest_share(slot: Slot, samples: Sequence[Sample]) -> float | None:
     return min(rates) / max(rates) if slot.concurrency > 1 and len(rates) > 1 else None
 
 
+def together(slot: Slot, samples: Sequence[Sample]) -> float | None:
+    """The highest number of streams that produced text at the same time; None with one stream at a time."""
+    if not slot.stream or slot.concurrency < 2:
+        return None
+    edges = sorted(
+        edge for s in _usable(samples) for edge in ((s.texts[0], 1), (s.texts[-1], 2)) if s.texts[-1] > s.texts[0]
+    )
+    running = highest = 0
+    for _, kind in edges:
+        running += 1 if kind == 1 else -1
+        highest = max(highest, running)
+    return float(highest) if highest else None
+
+
 def goodput(slot: Slot, samples: Sequence[Sample]) -> float | None:
     """Percent of the requests that were to be sent which kept all limits of the slot's SLO; None without one.
 
@@ -383,6 +397,8 @@ METRICS: dict[str, Metric] = {
                "sum of their squares)", jain),
         Metric("slowest", "slowest ÷ fastest", "", "higher", 3, "decode rate of the slowest stream over that of the "
                "fastest", slowest_share),
+        Metric("together", "streams at once", "", "higher", 0, "the highest number of streams between their first and "
+               "their last text at the same time", together),
         Metric("goodput", "goodput", "%", "higher", 1, "requests that kept all limits of the scenario's SLO / requests "
                "that were to be sent; errors, refusals and missing ones are bad, times count from the scheduled time "
                "where there is one, and each request's own p99 gap counts", goodput),

@@ -193,10 +193,9 @@ class Plan:
         """First 10 hex digits of the SHA-256 of the plan as JSON, prompts included."""
         return _hash(_asked(self))
 
-    @property
-    def questions_id(self) -> str:
-        """Like `id`, of what decides the prompts alone: screening is kept under this name."""
-        return _hash([self.seed, [_asked(scenario) for scenario in self.scenarios], self.corpus])
+    def questions_id(self, scenario: Scenario) -> str:
+        """Like `id`, of what decides the prompts of a scenario alone: its screening is kept under this name."""
+        return _hash([self.seed, _asked(scenario), self.corpus[scenario.prompts]])
 
     def prompts(self, cell: Cell, block: int, attempt: Sequence[int] = ()) -> list[str]:
         """The prompts of one slot: a fresh nonce before a passage, the same for every system in the block.

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from vllama.bench.plan import Cell, Plan
+from vllama.bench.plan import Cell, Plan, Scenario
 from vllama.bench.results import Run, Sample, Score
 from vllama.bench.systems import InProcess, Setup, Unavailable
 
@@ -34,16 +34,24 @@ class Screening:
         self._setup = setup
         self._say = say
 
-    @property
-    def _cache(self) -> Path:
-        name = f"screened-{self._setup.sha256[:12]}-{self._plan.questions_id}.json"
+    def _cache(self, scenario: Scenario) -> Path:
+        name = f"screened-{self._setup.sha256[:12]}-{self._plan.questions_id(scenario)}.json"
         return self._setup.root / ".cache" / "bench" / name
 
     def read(self) -> int:
-        """Take what an earlier run found; returns how many slots are still to screen."""
-        with contextlib.suppress(OSError, ValueError):
-            self.attempts = json.loads(self._cache.read_text())
+        """Take what earlier runs found; returns how many slots are still to screen."""
+        for scenario in self._plan.scenarios:
+            with contextlib.suppress(OSError, ValueError):
+                self.attempts |= json.loads(self._cache(scenario).read_text())
         return len(self._open())
+
+    def _write(self) -> None:
+        for scenario in self._plan.scenarios:
+            mine = {key: value for key, value in self.attempts.items() if key.startswith(f"{scenario.id}/")}
+            with contextlib.suppress(OSError):  # then the next run screens again
+                path = self._cache(scenario)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(mine))
 
     def _open(self) -> list[tuple[str, Cell, int]]:
         wanted = [(f"{cell.id}/{block}", cell, block) for block in range(self._plan.pairs) for cell in self._plan.cells]
@@ -73,9 +81,7 @@ class Screening:
                 self.attempts[key] = await self._slot(ceiling, cell, block)
         finally:
             await ceiling.stop()
-            with contextlib.suppress(OSError):  # then the next run screens again
-                self._cache.parent.mkdir(parents=True, exist_ok=True)
-                self._cache.write_text(json.dumps(self.attempts))
+            self._write()
         self.complete = True
 
     async def _slot(self, ceiling: InProcess, cell: Cell, block: int) -> list[int]:
