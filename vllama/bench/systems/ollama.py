@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from vllama.bench.client import Connection
 from vllama.bench.dialects import Api
 from vllama.bench.systems.base import CAPABILITIES, Setup, SystemFailed, Unavailable
 from vllama.bench.systems.http import HttpSystem
+from vllama.bench.weights import read_weights
 
 
 class Ollama(HttpSystem):
@@ -83,13 +85,44 @@ class Ollama(HttpSystem):
                     raise SystemFailed(f"{self.title} could not create {name}: {created.error or created.body[:200]!r}")
         finally:
             connection.close()
+        await asyncio.to_thread(self._verify)
+        self._stored = True
+
+    def _verify(self) -> None:
+        """What Ollama stored is compared with the plan's file, tensor by tensor: it may rearrange what it imports.
+
+        `model_sha256` is the plan's digest only if the weights are the same.
+        """
         # The blob's name is the file's digest and the server checked it while it stored it.
         self.described.model_sha256 = self.setup.sha256
-        self._stored = True
+        blob = stored_blob(self.setup.scratch / self.key / "models", self.model)
+        if blob is None or blob.name == f"sha256-{self.setup.sha256}":
+            return
+        ours, theirs = read_weights(self.setup.gguf), read_weights(blob)
+        if ours == theirs:
+            note = (
+                f"Ollama stored a rearranged copy of the file ({blob.name}): all {theirs.count} tensors have the same "
+                f"names, types, shapes and bytes"
+            )
+        else:
+            self.described.model_sha256 = blob.name.removeprefix("sha256-")
+            note = f"Ollama stored other weights than the file's ({blob.name})"
+        self.described.notes = [*self.described.notes, note]
 
     def models(self) -> dict[str, dict[str, Any]]:
         """Name -> what /api/create gets besides the file."""
         return {self.model: {}}
+
+
+def stored_blob(store: Path, name: str) -> Path | None:
+    """The file that a model of a store in Ollama's layout is loaded from; None if the store does not say."""
+    model, _, tag = name.partition(":")
+    try:
+        manifest = json.loads((store / "manifests" / "registry.ollama.ai" / "library" / model / tag).read_text())
+        digest = next(row["digest"] for row in manifest["layers"] if row["mediaType"].endswith(".image.model"))
+    except (OSError, ValueError, KeyError, StopIteration):
+        return None
+    return store / "blobs" / str(digest).replace(":", "-")
 
 
 class OllamaParallel(Ollama):

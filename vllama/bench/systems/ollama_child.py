@@ -59,7 +59,7 @@ class OllamaChild(HttpSystem):
         self._env = {
             key: value for key, value in found.items() if key.startswith(INHERITED) and clean.get(key) != value
         }
-        self.described.model_sha256 = self.setup.sha256
+        self.described.model_sha256 = parent.described.model_sha256
         self.described.notes = [
             *parent.described.notes,
             "program, arguments and library path as read from the running child of Ollama; only the port differs",
