@@ -14,6 +14,7 @@ from vllama.api.ollama.ps import ps_endpoint
 from vllama.api.ollama.root import root, status_endpoint, version
 from vllama.api.ollama.show import show_endpoint
 from vllama.api.ollama.tags import tags_endpoint
+from vllama.api.ollama.transfer import pull_endpoint, push_endpoint
 from vllama.api.openai.chat import chat_completions_endpoint, completions_endpoint
 from vllama.api.openai.embeddings import v1_embeddings_endpoint
 from vllama.api.openai.models import model_endpoint, models_endpoint
@@ -47,8 +48,8 @@ def routes(service: Service) -> tuple[Route, ...]:
         Route(_POST, "/api/create", create_endpoint(service), "ollama", "Create a model"),
         Route(_POST, "/api/copy", copy_endpoint(service), "ollama", "Copy a model"),
         Route(_DELETE, "/api/delete", delete_endpoint(service), "ollama", "Delete a model"),
-        missing("POST", "/api/pull", "ollama", "Pull a model"),
-        missing("POST", "/api/push", "ollama", "Push a model"),
+        Route(_POST, "/api/pull", pull_endpoint, "ollama", "Pull a model (names are checked only)"),
+        Route(_POST, "/api/push", push_endpoint(service), "ollama", "Push a model (names are checked only)"),
         Route(_POST, "/api/blobs/{digest}", post_blob_endpoint(service), "ollama", "Upload a blob"),
         Route(("HEAD",), "/api/blobs/{digest}", head_blob_endpoint(service), "ollama", "Whether a blob is there"),
         Route(_POST, "/api/me", cloud.me, "ollama", "Who is signed in"),
