@@ -33,6 +33,7 @@ class ScriptedReply:
         self.kind = kind
         self.rendered = rendered
         self.dropped = ""
+        self.cached_tokens = 0
         self.closed = False
 
     async def events(self) -> AsyncIterator[Delta | Done]:

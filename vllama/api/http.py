@@ -41,6 +41,10 @@ END: ASGIMessage = {"type": "http.response.body", "body": b"", "more_body": Fals
 """The last message of a stream. Servers read it and do not change it, so one is enough for all."""
 
 
+STALL_S = 300.0
+"""Seconds without progress, up to twice as many, after which a stream's client is given up: it keeps memory occupied."""
+
+
 class BodyTooLargeError(BodyError):
     """The body is longer than the limit. The rest stays unread, so the connection cannot be used again."""
 
@@ -166,14 +170,16 @@ class DisconnectWatcher:
     the last message of the answer: servers report a disconnect for a finished answer as well.
     """
 
-    __slots__ = ("_cancelling", "_owner", "_receive", "_task", "gone")
+    __slots__ = ("_cancelling", "_owner", "_receive", "_task", "_timer", "gone", "progress")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._owner: asyncio.Task[Any] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._cancelling = 0
         self.gone = False
+        self.progress = 0
 
     async def __aenter__(self) -> DisconnectWatcher:
         self._owner = asyncio.current_task()
@@ -189,6 +195,20 @@ class DisconnectWatcher:
         if self._owner is not None and self._task is not None:
             self._owner.cancel()
 
+    def patience(self) -> None:
+        """From now on a client that does not take what is sent to it for `STALL_S` counts as gone.
+
+        The sender counts `progress` up before and after each message, so that it is odd while one is being sent.
+        """
+        self._timer = asyncio.get_running_loop().call_later(STALL_S, self._look, -1)
+
+    def _look(self, before: int) -> None:
+        if self.progress == before and before % 2 and self._owner is not None:
+            self.gone = True
+            self._owner.cancel()
+            return
+        self._timer = asyncio.get_running_loop().call_later(STALL_S, self._look, self.progress)
+
     def stop(self) -> None:
         """Watch no longer; twice is fine."""
         if self._task is not None:
@@ -199,6 +219,8 @@ class DisconnectWatcher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        if self._timer is not None:
+            self._timer.cancel()
         if self.gone and self._owner is not None:
             ours = self._owner.uncancel() <= self._cancelling
             if ours and kind is not None and issubclass(kind, asyncio.CancelledError):

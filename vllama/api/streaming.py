@@ -40,9 +40,10 @@ def timestamp() -> bytes:
     return b"%b.%bZ" % (_day_second[1], (b"%09d" % nanos).rstrip(b"0"))
 
 
-def truncation(reply: Reply) -> tuple[Header, ...]:
-    """The header that says what was left out of the prompt; Ollama says nothing."""
-    return ((b"x-vllama-truncated", reply.dropped.encode()),) if reply.dropped else ()
+def about(reply: Reply) -> tuple[Header, ...]:
+    """The headers that say what Ollama's answers do not: what was left out of the prompt, what was cached of it."""
+    cached = ((b"x-vllama-cached-tokens", b"%d" % reply.cached_tokens),) if reply.kind == "stream" else ()
+    return (*cached, (b"x-vllama-truncated", reply.dropped.encode())) if reply.dropped else cached
 
 
 class Shape(Protocol):
@@ -196,13 +197,13 @@ async def answer(
     try:
         if reply.kind != "stream":
             watcher.stop()
-            await send_json(send, 200, shape.instant(prefix + timestamp() + b'"', reply), extra=truncation(reply))
+            await send_json(send, 200, shape.instant(prefix + timestamp() + b'"', reply), extra=about(reply))
         elif stream:
             await _lines(reply, prefix, shape, watcher, send)
         else:
             payload = await _whole(reply, prefix, shape)
             watcher.stop()
-            await send_json(send, 200, payload, JSON_UTF8, extra=truncation(reply))
+            await send_json(send, 200, payload, JSON_UTF8, extra=about(reply))
     finally:
         await reply.aclose()
 
@@ -222,8 +223,11 @@ async def _lines(
                 line = shape.last(head, event, event.delta) + b"\n"
             if not started:
                 started = True
-                await start_stream(send, NDJSON, extra=truncation(reply))
+                watcher.patience()
+                await start_stream(send, NDJSON, extra=about(reply))
+            watcher.progress += 1
             await send({"type": "http.response.body", "body": line, "more_body": True})
+            watcher.progress += 1
     except VllamaError as error:
         if isinstance(error, RequestCanceled):
             raise

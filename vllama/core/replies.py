@@ -64,6 +64,11 @@ class Reply(Protocol):
         """What was left out of the prompt to make it fit: "messages=3", "tokens=120", both with ", "; "" if nothing."""
         ...
 
+    @property
+    def cached_tokens(self) -> int:
+        """How many of the prompt's tokens came from the prefix cache."""
+        ...
+
     def events(self) -> AsyncIterator[Delta | Done]:
         """Deltas, then exactly one Done; or raises VllamaError at any point."""
         ...

@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 from vllama.api.bodies import OpenAIExtras
 from vllama.api.envelopes import openai_object
 from vllama.api.http import END, EVENT_STREAM, JSON, DisconnectWatcher, Send, dumps, send_json, start_stream
-from vllama.api.streaming import logprobs_json, truncation
+from vllama.api.streaming import about, logprobs_json
 from vllama.core.replies import Delta, Done, Reply
 from vllama.engines.base import Logprob
 from vllama.errors import ServerError, VllamaError
@@ -185,13 +185,13 @@ async def answer(reply: Reply, shape: Shape, watcher: DisconnectWatcher, send: S
     try:
         if reply.kind == "render":
             watcher.stop()
-            await send_json(send, 200, dumps(shape.rendered(reply)) + b"\n", JSON, extra=truncation(reply))
+            await send_json(send, 200, dumps(shape.rendered(reply)) + b"\n", JSON, extra=about(reply))
         elif stream:
             await _stream(reply, shape, watcher, send)
         else:
             payload = dumps(await _collect(reply, shape)) + b"\n"
             watcher.stop()
-            await send_json(send, 200, payload, JSON, extra=truncation(reply))
+            await send_json(send, 200, payload, JSON, extra=about(reply))
     finally:
         await reply.aclose()
 
@@ -204,8 +204,11 @@ async def _stream(reply: Reply, shape: Shape, watcher: DisconnectWatcher, send: 
                 data = shape.chunks(event) if type(event) is Delta else shape.finish(cast(Done, event))
                 if not started:
                     started = True
-                    await start_stream(send, EVENT_STREAM, extra=truncation(reply))
+                    watcher.patience()
+                    await start_stream(send, EVENT_STREAM, extra=about(reply))
+                watcher.progress += 1
                 await send({"type": "http.response.body", "body": data, "more_body": True})
+                watcher.progress += 1
         except VllamaError as error:
             if not started:
                 raise
