@@ -42,7 +42,7 @@ END: ASGIMessage = {"type": "http.response.body", "body": b"", "more_body": Fals
 
 
 STALL_S = 300.0
-"""Seconds without progress, up to twice as many, after which a stream's client is given up: it keeps memory occupied."""
+"""Seconds without progress, or up to twice as many, after which a stream's client is given up: it holds memory."""
 
 
 class BodyTooLargeError(BodyError):
