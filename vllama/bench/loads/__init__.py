@@ -59,6 +59,10 @@ LOADS: dict[str, Load] = {
 }
 
 
+KNOWN_NEEDS: frozenset[str] = frozenset().union(*(load.needs for load in LOADS.values()))
+"""Every capability that some kind needs."""
+
+
 def lacks(system: System, scenario: Scenario, cell: Cell) -> str:
     """Why the system has no such cell, or an empty string."""
     if system.lane not in scenario.lanes:
@@ -70,4 +74,4 @@ def lacks(system: System, scenario: Scenario, cell: Cell) -> str:
     return f"it cannot: {', '.join(missing)}" if missing else ""
 
 
-__all__ = ["LOADS", "Drive", "Job", "Load", "NotApplicable", "Outcome", "lacks"]
+__all__ = ["KNOWN_NEEDS", "LOADS", "Drive", "Job", "Load", "NotApplicable", "Outcome", "lacks"]
