@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from vllama.bench import probe
-from vllama.bench.loads import KNOWN_NEEDS, LOADS, Job, NotApplicable, Outcome, cancel, lacks
+from vllama.bench.loads import KNOWN_NEEDS, LOADS, Job, NotApplicable, Outcome, lacks
 from vllama.bench.loads.open_loop import schedule
 from vllama.bench.measure import METRICS
 from vllama.bench.plan import KINDS, ModelFile, Plan, Scenario
@@ -270,7 +270,7 @@ def test_a_burst_tells_refusals_from_losses(tmp_path: Path) -> None:
 def test_tokens_after_a_hang_up_are_counted_in_cpu_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU clock is the test's: 10 s a request and 1 s a token, and cancelled requests go on for 3 tokens."""
     clock = {"now": 0.0}
-    monkeypatch.setattr(cancel.probe, "cpu_seconds", lambda pids: clock["now"])
+    monkeypatch.setattr(probe, "cpu_seconds", lambda pids: clock["now"])
     monkeypatch.setattr(FakeSystem, "pids", lambda self: [1])
 
     def work(path: str, body: dict[str, Any]) -> Answer | None:
@@ -397,6 +397,6 @@ def test_what_a_system_cannot_do_is_said(tmp_path: Path) -> None:
     one = scenario("load", 1, 1)
     (cell,) = one.cells
     assert lacks(system, one, cell) == ""
-    system.capabilities = frozenset({"stream"})  # type: ignore[misc]
+    system.capabilities = frozenset({"stream"})
     assert lacks(system, one, cell) == "it cannot: unload"
     assert "belongs to the lane defaults" in lacks(system, replace(one, lanes=("defaults",)), cell)

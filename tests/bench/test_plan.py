@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
-from vllama.bench.plan import Plan, read_corpus, read_plan, read_scenario
+from vllama.bench.plan import CHARS_PER_TOKEN, Plan, plan_from_record, read_corpus, read_plan, read_scenario
 from vllama.bench.systems import SYSTEMS
 from vllama.errors import ConfigError
 
@@ -32,8 +34,9 @@ def profiles() -> list[str]:
 def test_committed_profiles_are_valid(profile: str) -> None:
     plan = read_plan(SCENARIOS, profile)
     assert set(plan.systems) <= set(SYSTEMS)
-    assert plan.model.sha256
-    assert max(cell.concurrency for cell in plan.cells) <= plan.parallel
+    assert plan.model.sha256 or set(plan.systems) == {"golden", "scripted"}
+    for cell in plan.cells:
+        assert plan.prompts(cell, 0)[: cell.requests] or cell.kind == "idle"
 
 
 def test_the_id_changes_with_anything_that_is_asked_and_with_nothing_else() -> None:
@@ -41,7 +44,26 @@ def test_the_id_changes_with_anything_that_is_asked_and_with_nothing_else() -> N
     assert read_plan(SCENARIOS, "quick", {"pairs": None}).id == plan.id
     for change in ({"pairs": 3}, {"seed": 5}, {"ctx": 1024}, {"systems": ["llama-server", "vllama"]}):
         assert read_plan(SCENARIOS, "quick", change).id != plan.id
-    assert read_plan(SCENARIOS, "quick", {"pairs": 3}).questions_id == plan.questions_id
+    more = read_plan(SCENARIOS, "quick", {"pairs": 3, "scenarios": ["streaming"]})
+    assert more.questions_id(more.scenarios[0]) == plan.questions_id(plan.scenario("streaming"))
+    assert plan.questions_id(plan.scenarios[0]) != plan.questions_id(plan.scenarios[1])
+
+
+def test_committed_results_keep_their_plan_id() -> None:
+    folders = [path.parent for path in (SCENARIOS.parent / "results").glob("*/plan.json")]
+    assert folders
+    for folder in folders:
+        raw = json.loads((folder / "plan.json").read_text())
+        assert plan_from_record(raw).id == raw["id"]
+        with pytest.raises(ConfigError, match="but other was run"):
+            plan_from_record({**raw, "id": "other"})
+
+
+def test_a_plan_survives_its_record() -> None:
+    for profile in profiles():
+        plan = read_plan(SCENARIOS, profile)
+        raw = json.loads(json.dumps({"schema": 1, "id": plan.id, **dataclasses.asdict(plan)}))
+        assert plan_from_record(raw) == plan
 
 
 def slots(plan: Plan) -> list[list[str]]:
@@ -49,9 +71,34 @@ def slots(plan: Plan) -> list[list[str]]:
 
 
 def test_no_prompt_comes_twice_and_none_begins_like_another() -> None:
-    prompts = [prompt for slot in slots(read_plan(SCENARIOS, "full")) for prompt in slot]
-    assert len(set(prompts)) == len(prompts)
-    assert len({prompt[:8] for prompt in prompts}) == len(prompts)
+    for profile in ("claims", "full"):
+        plan = read_plan(SCENARIOS, profile, {"pairs": 3})
+        prompts = [
+            prompt
+            for cell in plan.cells
+            for block in range(plan.pairs)
+            for prompt in plan.prompts(cell, block)
+            if cell.kind != "shared-prefix"
+        ]
+        assert len(set(prompts)) == len(prompts)
+        assert len({prompt[:8] for prompt in prompts}) == len(prompts)
+
+
+def test_long_prompts_are_about_as_long_as_asked_for_and_shared_prefixes_are_fresh() -> None:
+    plan = read_plan(SCENARIOS, "full")
+    (prefix,) = plan.scenario("shared-prefix").cells
+    first, second = plan.prompts(prefix, 0), plan.prompts(prefix, 1)
+    assert len({prompt[: 850 * 4] for prompt in first}) == 1
+    assert len(set(first)) == 16
+    assert first[0][:8] != second[0][:8]
+    (mixed,) = plan.scenario("mixed").cells
+    lengths = [len(prompt) for prompt in plan.prompts(mixed, 0)]
+    assert max(lengths[:4]) < 400
+    assert lengths[4] == pytest.approx(1500 * CHARS_PER_TOKEN, rel=0.02)
+    assert plan.screened(mixed) == [0, 1, 2, 3]
+    assert plan.screened(prefix) == []
+    (batch,) = plan.scenario("embeddings-short").cells
+    assert len(plan.prompts(batch, 0)) == 64
 
 
 def test_prompts_depend_on_the_seed_and_a_refused_one_gets_another_nonce() -> None:
@@ -86,6 +133,15 @@ def test_warm_up_passages_are_others() -> None:
         ("ceiling = [4]", "ceiling names"),
         ('id = "other"', "differs from the file's name"),
         ("n_out = ", "Invalid value"),
+        ('kind = "clozed"', "unknown kind 'clozed'"),
+        ("rate = 2.0", "unknown key 'rate' for kind 'closed'"),
+        ('kind = "open"', "rate is missing; kind 'open' needs it"),
+        ('kind = "mixed"\nprompt_tokens = 5\njoin_after_s = 1.0', "must be the concurrency plus one"),
+        ('kind = "cancel"\ncancel_after = 5', "must be at least three"),
+        ('kind = "constrained"\njson_schema = "{"', "json_schema is not JSON"),
+        ('lanes = ["fast"]', "lanes must be some of"),
+        ("slo = { ttft = 5 }", "unknown key 'ttft'"),
+        ("slo = { ttft_ms = true }", "ttft_ms must be float"),
     ],
 )
 def test_bad_scenarios_are_refused_with_file_and_key(tmp_path: Path, change: str, message: str) -> None:
@@ -104,9 +160,13 @@ def test_missing_keys_profiles_and_files_are_named(tmp_path: Path) -> None:
     path.write_text(GOOD.replace("n_out = 8\n", ""))
     with pytest.raises(ConfigError, match="n_out is missing"):
         read_scenario(path)
-    with pytest.raises(ConfigError, match="no profile 'nope'; there are full, "):
+    with pytest.raises(ConfigError, match="no profile 'nope'; there are capacity, ci, claims, "):
         read_plan(SCENARIOS, "nope")
     with pytest.raises(ConfigError, match="cannot read"):
         read_plan(tmp_path, "quick")
     with pytest.raises(ConfigError, match="the control 'llama-server' is not among"):
         read_plan(SCENARIOS, "quick", {"systems": ["vllama"]})
+    with pytest.raises(ConfigError, match="asleep must be one of resident, paused, stopped"):
+        read_plan(SCENARIOS, "quick", {"asleep": "dead"})
+    with pytest.raises(ConfigError, match="'vllama' stands twice"):
+        read_plan(SCENARIOS, "quick", {"systems": ["vllama", "llama-server", "vllama"]})

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -46,7 +46,7 @@ class Outcome:
 class Drive(Protocol):
     """The one function of a kind: sends the job's requests and returns when the last one ended."""
 
-    def __call__(self, system: System, job: Job, /) -> Awaitable[Outcome]:
+    def __call__(self, system: System, job: Job, /) -> Coroutine[Any, Any, Outcome]:
         """May raise `NotApplicable`, and what the system raises."""
 
 
