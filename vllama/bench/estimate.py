@@ -26,13 +26,12 @@ FIRST_S = 15.0
 SCORED_S = 3.0
 """Per run: hashing the model, and judging the answers of one system."""
 
-TOKEN_S, BATCHED_TOKEN_S, PROMPT_TOKEN_S = 0.0125, 0.0095, 0.0015
+TOKEN_S, BATCHED_TOKEN_S, PROMPT_TOKEN_S = 0.0125, 0.0095, 0.004
 """Of a model of 135 million parameters on two cores; only used for cells that nobody has measured here."""
 
 INVENTED = ("golden", "scripted")
 """Systems without a model: faster than any that has one."""
 
-PLAIN_PROMPT = 60
 POWER = 0.9
 HEADLINE_METRICS = ("ttft", "decode", "aggregate", "e2e")
 
@@ -82,16 +81,16 @@ def duration(plan: Plan, cells: Mapping[str, Sequence[str]], earlier: Iterable[P
 def guess(scenario: Scenario, cell: Cell) -> float:
     """Seconds of a slot that nobody has measured."""
     token = TOKEN_S if cell.concurrency < 4 else BATCHED_TOKEN_S
-    text = cell.requests * (cell.n_out * token + max(PLAIN_PROMPT, scenario.prompt_tokens) * PROMPT_TOKEN_S)
+    text = cell.requests * (cell.n_out * token + scenario.prompt_tokens * PROMPT_TOKEN_S)
     return {
         "open": cell.requests / scenario.rate + 2.0 if scenario.rate else 0.0,
         "idle": scenario.idle_s + 0.5,
-        "cold-start": 4.0 * cell.requests,
+        "cold-start": 2.5 * cell.requests,
         "load": text + 1.0 * cell.requests,
         "num-ctx": text + 1.0 * cell.requests,
         "keep-alive": text + cell.requests / 2 * (scenario.keep_alive_s + 1.0),
         "embeddings": cell.requests * scenario.inputs * scenario.prompt_tokens * PROMPT_TOKEN_S,
-        "burst": cell.requests * 0.03,
+        "burst": cell.requests * 0.045,
         "cancel": cell.requests * (scenario.cancel_after * 2 * token + 0.3),
     }.get(cell.kind, text)
 

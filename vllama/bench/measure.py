@@ -322,7 +322,7 @@ def lost(slot: Slot, samples: Sequence[Sample]) -> float | None:
     """Requests of a burst that were neither answered nor refused."""
     if slot.kind != "burst":
         return None
-    return float(slot.requests - sum(s.ok or s.outcome == "refused" for s in samples))
+    return float(slot.requests - sum(not s.failed for s in samples))
 
 
 def cold_start_ms(slot: Slot, samples: Sequence[Sample]) -> float | None:

@@ -38,11 +38,11 @@ class Sample:
 
     `t_sched` is when an open loop wanted to send it. `role` tells the requests of a slot apart ("" where they
     are all alike). `n_asked` is the number of tokens asked for: 0 = the slot's `n_out`, -1 = as many as it takes.
-    `outcome` is set where the end was not an answer in full, and was meant: "refused" (503 under a burst),
-    "cancelled" (the client hung up), "embedded" (vectors instead of text). `reuses`: the prompt begins like an
-    earlier one, on purpose. `loads`: the model is loaded in this request, on purpose. `stamps` is whose clock
-    stamped the arrivals ("kernel", "loop" or "mixed"), `coalesced` how many reads brought several events at once.
-    `extra` are further numbers, named with their unit.
+    `outcome` is set where the end was not an answer in full with text, and was meant: "refused" (503 under a burst),
+    "silent" (there the model ended at once), "cancelled" (the client hung up), "embedded" (vectors instead of text).
+    `reuses`: the prompt begins like an earlier one, on purpose. `loads`: the model is loaded in this request, on
+    purpose. `stamps` is whose clock stamped the arrivals ("kernel", "loop" or "mixed"), `coalesced` how many reads
+    brought several events at once. `extra` are further numbers, named with their unit.
     """
 
     slot: int

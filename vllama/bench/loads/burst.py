@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 
+from vllama.bench.dialects import read_reply
 from vllama.bench.loads.base import Job, Outcome, wire
 from vllama.bench.systems.base import System
 
 
 async def drive(system: System, job: Job) -> Outcome:
-    """All at once, each on its own connection. A 503 with a whole body is a refusal, not a failure.
+    """All at once, each on its own connection. A 503 with a whole body is a refusal, not a failure; an answer in full
+    that has no text (outcome "silent": the model ended at once) is an answer.
 
     `recover_ms` is the time from the end of the last answer to the first text of a request that comes after it.
     """
@@ -18,12 +20,17 @@ async def drive(system: System, job: Job) -> Outcome:
 
         async def ask(prompt: str) -> None:
             sent = await line.send(line.greedy(prompt, job.cell.n_out, stream=job.cell.stream), prompt)
+            sent.n_asked = -1
             if sent.exchange.status == 503 and not sent.exchange.error:
                 sent.outcome = "refused"
 
         await asyncio.gather(*(ask(prompt) for prompt in job.prompts))
-        outcome = line.outcome(job.cell.n_out)
         ended = time.monotonic_ns()
+        for sent in line.sent:
+            reply = read_reply(sent.exchange)
+            if not reply.error and not reply.texts:
+                sent.outcome = "silent"
+        outcome = line.outcome(job.cell.n_out)
         deadline = time.monotonic() + system.setup.timeout
         while time.monotonic() < deadline:
             probe = f"after {job.seed}. {job.prompts[0]}"
