@@ -230,7 +230,13 @@ class Runner:
     def _note(self, cell: Cell, key: str, verdict: str, reason: str) -> None:
         if verdict == BY_DESIGN:
             self.say(f"{cell.id}: {key} {verdict}: {reason}")
-        self.cells.setdefault(cell.id, {})[key] = {"verdict": verdict, "reason": probe.scrub(reason, self.setup.root)}
+        clean = probe.scrub(reason, self.setup.root)
+        self.cells.setdefault(cell.id, {})[key] = {
+            "verdict": verdict,
+            "reason": "" if verdict == BY_DESIGN else clean,
+            # A system says that it fails by design only when it was seen to fail; its text is what was seen.
+            "evidence": clean if verdict == BY_DESIGN else "",
+        }
 
     def _plan_order(self) -> None:
         """Fixed before the first slot, and kept for those who resume."""
@@ -272,7 +278,10 @@ class Runner:
                 seconds=long.per_pair * slots / per_block if per_block else 0.0,
                 folder=str(self.writer.folder),
                 not_measured={
-                    cell: {key: f"{found['verdict']}: {found['reason']}" for key, found in by_system.items()}
+                    cell: {
+                        key: f"{found['verdict']}: {found['reason'] or found['evidence']}"
+                        for key, found in by_system.items()
+                    }
                     for cell, by_system in self.cells.items()
                 },
             )
