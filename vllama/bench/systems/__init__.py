@@ -23,6 +23,7 @@ from vllama.bench.systems.ollama_child import OllamaChild
 from vllama.bench.systems.openai_engines import Max, Vllm
 from vllama.bench.systems.openai_url import OpenAIUrl
 from vllama.bench.systems.vllama import Scripted, Vllama, VllamaDefaults
+from vllama.bench.systems.vllama_cpu import VllamaCpu
 from vllama.errors import ConfigError
 
 SYSTEMS: dict[str, type[System]] = {
@@ -31,6 +32,7 @@ SYSTEMS: dict[str, type[System]] = {
         Vllama,
         VllamaDefaults,
         VllamaBase,
+        VllamaCpu,
         LlamaServer,
         LlamaServerTwin,
         InProcess,
