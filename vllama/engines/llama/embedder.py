@@ -1,7 +1,7 @@
 """The engine inside the worker of a model that pools its output: texts in, vectors out.
 
 It takes the place of the batcher, for such a model generates nothing. Inputs of all requests are packed into
-few decodes of about `PACK` tokens: one decode for a short input wastes most of what it costs.
+few decodes of about `PACK` tokens, for a decode of one short input wastes most of what it costs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from vllama.engines.llama.packing import Pack, Packer, Request, fit_input
 from vllama.engines.llama.preparation import BULK, INLINE, Preparation
 from vllama.engines.llama.prompt import RequestFault
 
-PACK = 512
-"""Tokens of a pack: with fewer the weights are read too often, with more nothing gets faster and caches overflow."""
+PACK = 256
+"""Tokens of a pack: with fewer, each decode's fixed cost shows; with more, attention looks at more foreign tokens."""
+
+ROOM = 512
+"""Tokens of the context to begin with: it grows for a longer input and shrinks when there is nothing to do."""
 
 INPUTS = 64
 """Inputs of a pack at most."""
@@ -48,13 +51,13 @@ class Embedder:
         self.model = model
         self._flash = flash_attention
         self.context = EmbeddingContext(
-            model, tokens=PACK, inputs=INPUTS, threads=threads, flash_attention=flash_attention
+            model, tokens=ROOM, inputs=INPUTS, threads=threads, flash_attention=flash_attention
         )
         self._packer = Packer(tokens=PACK, inputs=INPUTS)
         self._answers: deque[frames.Answer] = deque()
         self._failed: list[tuple[int, str, str, int, int]] = []
         self.preparation = Preparation()
-        self._before, self._after = _special(model)
+        self._head, self._tail = _special(model)
         self.steps = 0
         self.prompt_tokens = 0
         self.inputs = 0
@@ -68,12 +71,12 @@ class Embedder:
     @property
     def untidy(self) -> bool:
         """Whether `tidy()` has something to do: the buffers have grown for a long input."""
-        return self.context.tokens > PACK and not self._packer.waiting
+        return self.context.tokens > ROOM and not self._packer.waiting
 
     def tidy(self) -> bool:
         """Give back what only a long input needed."""
         if self.untidy:
-            self._resize(PACK)
+            self._resize(ROOM)
         return False
 
     def ready(self) -> frames.Ready:
@@ -171,16 +174,19 @@ class Embedder:
         num_ctx = min(frame.num_ctx, self.model.train_ctx)
         size = max(INLINE, CHARACTERS * num_ctx)
         while True:
-            ids = self.model.tokenize(text[:size], add_special=True)
-            if size >= len(text) or len(ids) > num_ctx + SPARE:
+            body = self.model.tokenize(text[:size], add_special=False)
+            if size >= len(text) or len(body) > num_ctx + SPARE:
                 break
             size *= 4
+        if not body and not self._head and not self._tail:
+            # Some models mark neither end; there must be something to look at.
+            body = [max(self.model.bos, 0)]
         return fit_input(
-            ids or [max(self.model.bos, 0)],
-            before=self._before,
-            after=self._after,
+            body,
+            self._head,
+            self._tail,
             num_ctx=num_ctx,
-            limit=frame.limit or num_ctx,
+            limit=frame.limit or max(num_ctx, len(self._head) + len(self._tail)),
             truncate=frame.truncate,
         )
 
@@ -261,11 +267,12 @@ def _power(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
-def _special(model: Model) -> tuple[int, int]:
-    """How many special tokens the tokenizer puts before and after a text."""
+def _special(model: Model) -> tuple[list[int], list[int]]:
+    """The special tokens that the tokenizer puts before and after a text."""
     bare = model.tokenize("a", add_special=False)
     full = model.tokenize("a", add_special=True)
     for before in range(len(full) - len(bare) + 1):
-        if full[before : before + len(bare)] == bare:
-            return before, len(full) - len(bare) - before
-    return 0, 0
+        after = before + len(bare)
+        if full[before:after] == bare:
+            return full[:before], full[after:]
+    return [], []

@@ -10,20 +10,21 @@ from vllama.engines.fitting import INPUT_NOT_SHORTER, INPUT_TOO_LONG, NO_ROOM_FO
 from vllama.engines.llama.prompt import RequestFault
 
 
-def fit_input(ids: list[int], *, before: int, after: int, num_ctx: int, limit: int, truncate: bool) -> list[int]:
-    """The ids of one input, cut to `num_ctx` tokens if need be. Raises `RequestFault` with Ollama's texts.
+def fit_input(
+    body: list[int], head: list[int], tail: list[int], *, num_ctx: int, limit: int, truncate: bool
+) -> list[int]:
+    """The ids of one input with its special tokens, its end cut off to fit `num_ctx` tokens if need be.
 
-    `before` and `after` count the special tokens at its ends, which always stay. More than `limit` tokens cannot be
-    computed at once.
+    Raises `RequestFault` with Ollama's texts. More than `limit` tokens cannot be computed at once. Without any body,
+    special tokens need no room.
     """
-    body = len(ids) - before - after
-    room = num_ctx - (before + after if body > 0 else 0)
+    special = len(head) + len(tail)
+    room = num_ctx - special if body else num_ctx
     if room <= 0:
         raise RequestFault("request", NO_ROOM_FOR_INPUT)
-    if body > room:
-        if not truncate:
-            raise RequestFault("request", INPUT_TOO_LONG)
-        ids = ids[: before + room] + ids[len(ids) - after :]
+    if len(body) > room and not truncate:
+        raise RequestFault("request", INPUT_TOO_LONG)
+    ids = [*head, *body[:room], *tail]
     if len(ids) > limit:
         raise RequestFault("request", INPUT_NOT_SHORTER if truncate else INPUT_TOO_LONG)
     return ids
