@@ -30,7 +30,7 @@ class Command:
 
 COMMANDS = (
     Command("run", "vllama.bench.run_command", "measure a profile of scenarios/profiles.toml and write its report"),
-    Command("report", "vllama.bench.report.command", "write the reports of result folders again, or check them"),
+    Command("report", "vllama.bench.report_command", "write the reports of result folders again, or check them"),
     Command("export", "vllama.bench.export", "a run's numbers as CSV or as text for benchstat"),
     Command("claims", "vllama.bench.claims", "the verdicts on all claims; write them into a page or check it"),
     Command("gate", "vllama.bench.gate", "judge a run: did a change make it slower?"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from vllama.bench.checks import CHECKS, Verdict, failures, judge_all
+from vllama.bench.claims import WORDS, Claim, judge_claims, row
 from vllama.bench.measure import METRICS, Metric
 from vllama.bench.report import frames, setup
 from vllama.bench.report.blocks import Block, Bullets, Figure, Kind, Section, Table, Text
@@ -13,7 +14,6 @@ from vllama.bench.report.numbers import (
     SUBJECT,
     Loss,
     comparable,
-    goals,
     headline,
     interval,
     is_twin,
@@ -31,8 +31,8 @@ SIGNS: dict[bool | None, str] = {True: "ok", False: "**FAILED**", None: "n/a"}
 KINDS: dict[bool | None, Kind] = {True: "good", False: "bad", None: "weak"}
 
 
-def document(run: Run) -> list[Section]:
-    """Everything that a report says, in its order."""
+def document(run: Run, claims: Sequence[Claim] = ()) -> list[Section]:
+    """Everything that a report says, in its order. `claims` are those that get a verdict."""
     verdicts = judge_all(run)
     drawn = figures(run)
 
@@ -41,9 +41,9 @@ def document(run: Run) -> list[Section]:
 
     sections = [
         Section("claims", "In short", (Text(scope(run)), *_headline(run, failures(verdicts)))),
+        Section("verdicts", "What was claimed, and what it wants of itself", _claims(run, claims)),
         Section("losses", "Where vLLama is behind", losses_blocks(run)),
         Section("table", "The table", (Text(legend(run)), main_table(run))),
-        Section("goals", "Goals", (goals_table(run),)),
         Section("validity", "Is the comparison valid?", _validity(run, verdicts)),
         Section("ratios", "Ratios to the control", plots("forest")),
         Section("load", "Against the number of streams", plots("curves"), html_only=True),
@@ -102,6 +102,16 @@ def _headline(run: Run, bad: Sequence[str]) -> tuple[Block, ...]:
         return bullets
     withdrawn = f"**No headline: {', '.join(bad)} failed** (see below)."
     return (Text(f"{withdrawn} The numbers, for what they are worth:" if lines else withdrawn), *bullets)
+
+
+def _claims(run: Run, claims: Sequence[Claim]) -> tuple[Block, ...]:
+    if not claims:
+        return ()
+    verdicts = judge_claims(claims, run)
+    colours: dict[str, Kind] = dict(zip(WORDS, ("bad", "good", "weak"), strict=True))
+    kinds = {(y, 2): colours[verdict.word] for y, verdict in enumerate(verdicts)}
+    head = ("id", "what was said", "verdict", "measured, or what it takes")
+    return (Table(head, tuple(row(verdict) for verdict in verdicts), kinds),)
 
 
 def losses_blocks(run: Run, *, only_headline: bool = False) -> tuple[Block, ...]:
@@ -165,28 +175,6 @@ def main_table(run: Run) -> Table:
         rows.append(tuple(row))
         kinds |= {(y, x): kind for x, kind in colours.items()}
     return Table(tuple(head), tuple(rows), kinds)
-
-
-def goals_table(run: Run) -> Table:
-    """What the project wants of itself."""
-    rows = []
-    kinds: dict[tuple[int, int], Kind] = {}
-    for y, reached in enumerate(goals(run)):
-        goal, found = reached.goal, reached.estimate
-        if found is None:
-            rows.append((goal.title, "not measured", "–", "–"))
-            continue
-        unit = METRICS[goal.metric].unit
-        if goal.how == "difference":
-            low, high = (found.low, found.high) if found.low is not None else (min(found.values), max(found.values))
-            shown = f"{found.value:+.1f} {unit} [{low:+.1f}, {high:+.1f}]"
-            floor = "–" if reached.floor is None else f"±{reached.floor:.1f} {unit}"
-        else:
-            shown = short(found).removesuffix(" ~")
-            floor = "–" if reached.floor is None else f"±{reached.floor:.1%}"
-        rows.append((goal.title, shown, floor, {True: "yes", False: "**no**", None: "too few pairs"}[reached.met]))
-        kinds[(y, 3)] = KINDS[reached.met]
-    return Table(("goal", "measured", "the control against itself", "met"), tuple(rows), kinds)
 
 
 def _validity(run: Run, verdicts: Mapping[str, Mapping[str, Verdict]]) -> tuple[Block, ...]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from vllama.bench.checks import failures, judge_all
+from vllama.bench.claims import Claim
 from vllama.bench.report.blocks import Block, Bullets, Figure, Text
-from vllama.bench.report.document import document, goals_table, legend, losses_blocks, main_table, scope
+from vllama.bench.report.document import document, legend, losses_blocks, main_table, scope
 from vllama.bench.results import Run
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
-def render(run: Run) -> str:
+def render(run: Run, claims: Sequence[Claim] = ()) -> str:
     """The whole page. Pictures lie beside it as <run>-<figure>.svg; the HTML page has all of them."""
     parts = [f"# {run.plan['title']}"]
-    for section in document(run):
+    for section in document(run, claims):
         if section.html_only:
             continue
         parts.append(f"## {section.title}")
@@ -51,7 +52,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def summary(run: Run) -> str:
-    """What a README shows of a run: the losses, the table, the goals, and whether all of it is valid."""
+    """What a README shows of a run: the losses, the table, and whether all of it is valid."""
     bad = failures(judge_all(run))
     verdict = f"**Checks that failed: {', '.join(bad)}; see the report.**" if bad else "All validity checks passed."
     parts: list[Block] = [
@@ -60,8 +61,6 @@ def summary(run: Run) -> str:
         losses_blocks(run, only_headline=True)[0],
         Text(legend(run)),
         main_table(run),
-        Text("Goals:"),
-        goals_table(run),
         Text(f"{verdict} [The whole report](reports/{run.name}.md), [raw records](results/{run.name})."),
     ]
     return "\n\n".join(block(part, run.name).strip("\n") for part in parts)

@@ -1,4 +1,4 @@
-"""What a report says about a run, as numbers: ratios, losses, goals. Pure functions of the records."""
+"""What a report says about a run, as numbers: ratios and losses. Pure functions of the records."""
 
 from __future__ import annotations
 
@@ -16,40 +16,6 @@ SUBJECT = "vllama"
 
 RATES = ("decode", "aggregate", "steady")
 """What we can be behind the ceiling in: there is no server and no socket in front of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """What the project wants of itself. `how`: "ratio" to the control, "difference" (ours - control), or "scaling",
-    the ratio to our own `base` cell. Cells are alternatives: the first that was measured counts."""
-
-    title: str
-    cells: tuple[str, ...]
-    metric: str
-    how: str
-    target: float
-    base: tuple[str, ...] = ()
-
-
-ALONE = ("streaming/c1", "concurrent/c1")
-
-GOALS = (
-    Goal("decode at c = 1 at least 0.95 of the control", ALONE, "decode", "ratio", 0.95),
-    Goal("first text at most 5 ms after the control's", ALONE, "ttft", "difference", 5.0),
-    Goal("aggregate at c = 8 at least 0.97 of the control", ("concurrent/c8",), "aggregate", "ratio", 0.97),
-    Goal("aggregate at c = 8 at least 1.4 of c = 1", ("concurrent/c8",), "aggregate", "scaling", 1.4, ALONE),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Reached:
-    """A goal and what was measured. `floor` is what the control's twin differs from the control (relative, or in the
-    metric's unit for a difference); None where the run has no twin or no interval. `met` None: too few pairs."""
-
-    goal: Goal
-    estimate: Estimate | None
-    floor: float | None
-    met: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,43 +166,6 @@ def _loss(run: Run, cell: str, metric: Metric, system: str) -> Loss | None:
     if found.low is not None and found.high is not None:
         certain = not found.low <= same <= found.high
     return Loss(cell, metric, system, found, certain, is_difference)
-
-
-def goals(run: Run) -> list[Reached]:
-    """Each goal: met when the estimate reaches it and the bound towards it is within this run's own floor of it."""
-    return [_reached(run, goal) for goal in GOALS]
-
-
-def _reached(run: Run, goal: Goal) -> Reached:
-    control, metric = str(run.plan["control"]), METRICS[goal.metric]
-    cell = next((cell for cell in goal.cells if cell in run.cells), goal.cells[0])
-    own = next((cell for cell in goal.base if cell in run.cells), cell)
-    ours, theirs = paired(run, metric, (cell, SUBJECT), (own, SUBJECT if goal.how == "scaling" else control))
-    if not ours or min(*ours, *theirs) <= 0:
-        return Reached(goal, None, None, None)
-    confidence = run.plan["confidence"]
-    twin = paired(run, metric, (cell, f"{control}-twin"), (cell, control))
-    if goal.how == "difference":
-        found = paired_location([a - b for a, b in zip(ours, theirs, strict=True)], confidence)
-        floor = (
-            _half_width(paired_location([a - b for a, b in zip(*twin, strict=True)], confidence), 0)
-            if twin[0]
-            else None
-        )
-        met = None if found.high is None else found.value <= goal.target and found.high <= goal.target + (floor or 0.0)
-        return Reached(goal, found, floor, met)
-    found = paired_ratio(ours, theirs, confidence)
-    floor = _half_width(paired_ratio(*twin, confidence), 1) if twin[0] and min(*twin[0], *twin[1]) > 0 else None
-    met = None
-    if found.low is not None:
-        met = found.value >= goal.target and found.low >= goal.target * (1 - (floor or 0.0))
-    return Reached(goal, found, floor, met)
-
-
-def _half_width(twin: Estimate, same: float) -> float | None:
-    if twin.low is None or twin.high is None:
-        return None
-    return max(abs(twin.low - same), abs(twin.high - same))
 
 
 def interval(found: Estimate) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from vllama.bench.claims import Claim
 from vllama.bench.report.blocks import Block, Bullets, Figure, Section, Table, Text
 from vllama.bench.report.document import document
 from vllama.bench.results import Run
@@ -31,9 +32,9 @@ _TOKENS = re.compile(r"`(?P<code>[^`]+)`|\*\*(?P<bold>[^*]+)\*\*|\[(?P<text>[^\]
 _DRAWN = re.compile(r"<svg .*?</svg>", re.DOTALL)
 
 
-def render(run: Run, draw: Callable[[Figure], str]) -> str:
+def render(run: Run, draw: Callable[[Figure], str], claims: Sequence[Claim] = ()) -> str:
     """The whole page; `draw` gives a figure's `<svg>`."""
-    sections = document(run)
+    sections = document(run, claims)
     links = "".join(f'<a href="#{section.id}">{html.escape(section.title)}</a>' for section in sections)
     title = html.escape(f"{run.plan['title']} · {run.name}")
     return (

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
 
+from vllama.bench.checks import agreement_matrix
 from vllama.bench.report.blocks import Block, Bullets, Kind, Table, Text
 from vllama.bench.report.numbers import title
 from vllama.bench.results import Run
@@ -89,48 +89,24 @@ def differences(run: Run) -> tuple[Block, ...]:
 
 def agreement(run: Run) -> tuple[Block, ...]:
     """Equal texts at c = 1, greedy, each system against each: how many, and where the others first differ."""
-    texts = {system: _texts(run, system) for system in run.systems}
-    systems = [system for system in run.systems if texts[system]]
-    if len(systems) < 2:
+    found = agreement_matrix(run)
+    systems = [system for system in run.systems if any(one.n for pair, one in found.items() if system in pair)]
+    if not systems:
         return ()
     rows = []
     kinds: dict[tuple[int, int], Kind] = {}
-    for y, one in enumerate(systems):
-        row = [title(run, one)]
-        for x, other in enumerate(systems):
-            shared = sorted(set(texts[one]) & set(texts[other]))
-            pairs = [(texts[one][sha], texts[other][sha]) for sha in shared]
-            if one == other or not pairs:
-                row.append("·" if one == other else "–")
+    for y, left in enumerate(systems):
+        row = [title(run, left)]
+        for x, right in enumerate(systems):
+            one = found.get((left, right)) or found.get((right, left))
+            if one is None or not one.n:
+                row.append("·" if left == right else "–")
                 continue
-            unequal = [_first_difference(a, b) for a, b in pairs if a != b]
-            shown = f"{len(pairs) - len(unequal)} of {len(pairs)}"
-            row.append(f"{shown}, else from character {median(unequal):.0f}" if unequal else shown)
-            kinds[(y, x + 1)] = _grade(len(unequal), len(pairs))
+            row.append(f"{one.equal} of {one.n}" + ("" if one.first < 0 else f", else from character {one.first}"))
+            kinds[(y, x + 1)] = "good" if one.equal == one.n else "weak" if one.equal else "bad"
         rows.append(tuple(row))
     note = (
         "Texts at c = 1 that are equal to the last character, and the median place of the first difference of the "
         "others. Nearly tied tokens may fall either way with the same weights; check L3 judges them by the raw engine."
     )
     return (Text(note), Table(("", *(title(run, system) for system in systems)), tuple(rows), kinds))
-
-
-def _grade(unequal: int, total: int) -> Kind:
-    if not unequal:
-        return "good"
-    return "weak" if unequal < total else "bad"
-
-
-def _texts(run: Run, system: str) -> dict[str, str]:
-    """Digest of the prompt and how many tokens were asked for -> text, of single streams."""
-    return {
-        f"{sample.prompt_sha}/{slot.n_out}": sample.text
-        for slot in run.slots
-        if slot.system == system and slot.concurrency == 1
-        for sample in run.samples.get(slot.index, [])
-        if sample.ok
-    }
-
-
-def _first_difference(one: str, other: str) -> int:
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

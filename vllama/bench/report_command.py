@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vllama.bench.exits import EXIT_MISSED, EXIT_OK
-from vllama.bench.report import is_current, with_summary, write
+from vllama.bench.report import claims_of, is_current, with_summary, write
 from vllama.bench.results import read_run
 from vllama.errors import ConfigError
 
@@ -23,12 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, root: Path, say: Callable[[str], None]) -> int:
     """0 written or current, 1 a page is not what the records say."""
     reports = args.out or root / "reports"
+    claims = claims_of(root)
     stale = []
     runs = [read_run(folder) for folder in args.runs]
     for run in runs:
         if not args.check:
-            say(str(write(run, reports)))
-        elif not is_current(run, reports):
+            say(str(write(run, reports, claims)))
+        elif not is_current(run, reports, claims):
             stale.append(run.name)
     if args.readme is not None:
         text = args.readme.read_text(encoding="utf-8")
