@@ -37,6 +37,10 @@ control gives apart. An answer that also comes in less than half of the usual ti
 MIN_COMMON = 0.10
 """Of the text, before the first difference: less is another model, not another rounding."""
 
+MAX_TEXT_PER_TOKEN = 2.5
+MAX_MISCOUNTED = 0.02
+"""An answer with two and a half times more or less text for each token than the control's, to the same prompt."""
+
 GREEDY = {"temperature": 0, "top_k": 1, "repeat_penalty": 1}
 
 
@@ -133,6 +137,25 @@ def output_length(run: Run, system: str) -> Verdict:
     bad = sum(s.n_out != n or s.finish != "length" for n, s in asked)
     return Verdict(
         bad / len(asked) <= MAX_LENGTH_RATE, f"{len(asked) - bad} of {len(asked)} answers exactly as long as asked for"
+    )
+
+
+def counts_fit_text(run: Run, system: str) -> Verdict:
+    """T1b: whoever counted, the text must be there: a stream that breaks off may still claim all its tokens."""
+    control = {
+        s.prompt_sha: len(s.text) / s.n_out for _, s in answered(run, run.plan["control"]) if s.n_out > 0 and s.text
+    }
+    ratios = [
+        len(s.text) / s.n_out / control[s.prompt_sha]
+        for _, s in answered(run, system)
+        if s.n_out > 0 and s.prompt_sha in control
+    ]
+    if not ratios:
+        return NOTHING
+    bad = sum(not 1 / MAX_TEXT_PER_TOKEN <= ratio <= MAX_TEXT_PER_TOKEN for ratio in ratios)
+    return Verdict(
+        bad / len(ratios) <= MAX_MISCOUNTED,
+        f"{len(ratios) - bad} of {len(ratios)} answers with about as much text for each token as the control's",
     )
 
 
