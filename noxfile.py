@@ -56,6 +56,13 @@ def tests_external(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """Ten minutes of random requests: nothing may be lost, die or grow. Shorter: `nox -s soak -- --seconds 60`."""
+    install(session, "demo,test")
+    session.run("python", "-m", "tests.soak", *session.posargs, env=isolated(session))
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Regenerate what is generated in docs/ and README.md, and check that all is documented."""
     install(session, "demo,test,lint,bench")
