@@ -1,4 +1,4 @@
-"""Every fault must be seen by the check that is there for it. Over the wire where no clock decides; else planted times."""
+"""Every fault must be seen by its check: on the wire where no clock decides, else in planted times."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -280,11 +281,11 @@ def planted_run(
             sent = 0
             for number in range(REQUESTS):
                 prompt = fresh_prompt(block, number)
-                gap_ns = [
-                    round((GAP_MS * factor * rng.lognormvariate(0, noise) + extra * 1e3) * 1e6) for _ in range(N_OUT)
-                ]
-                first = sent + round((TTFT_MS * factor * rng.lognormvariate(0, noise) + extra * 1e3) * 1e6)
-                texts = [first + sum(gap_ns[:step]) for step in range(N_OUT)]
+                usual = [TTFT_MS, *(GAP_MS for _ in range(N_OUT - 1))]
+                waits = [ms * factor * rng.lognormvariate(0, noise) + extra * 1e3 for ms in usual]
+                texts = [sent + round(ms * 1e6) for ms in itertools.accumulate(waits)]
+                if buffered and key == SUBJECT:
+                    texts = [texts[-1]] * N_OUT
                 found.append(_sample(index, number, prompt, sent, texts))
                 sent = texts[-1] + 2
             samples[index] = found
