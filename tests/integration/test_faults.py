@@ -17,6 +17,9 @@ from tests.integration.test_lifecycle import LONG, stats, wait_until
 
 pytestmark = pytest.mark.model
 
+ENDLESS = LONG | {"format": {"type": "array", "items": {"type": "integer"}, "minItems": 1000}}
+"""No end of text is allowed for a thousand numbers."""
+
 SHORT = LONG | {"stream": False, "options": {"num_predict": 3}}
 
 
@@ -86,7 +89,7 @@ def stats_steps(server: Server) -> float:
 
 def streaming(server: Server, model: str) -> Iterator[httpx.Response]:
     """A running stream of that model."""
-    with httpx.stream("POST", f"{server.url}/api/generate", json=LONG | {"model": model}, timeout=120) as reply:
+    with httpx.stream("POST", f"{server.url}/api/generate", json=ENDLESS | {"model": model}, timeout=120) as reply:
         next(reply.iter_lines())
         yield reply
 

@@ -40,17 +40,23 @@ TOO_MANY = "the server is busy with grammars that take too long to compile"
 class Task:
     """One piece of work for a frame. `discarded`: nobody waits for it any more."""
 
-    __slots__ = ("began", "discarded", "due", "fault", "frame", "paused", "value", "work")
+    __slots__ = ("_seconds", "began", "discarded", "due", "fault", "frame", "paused", "value", "work")
 
     def __init__(self, frame: Any, work: Callable[[], Any], seconds: float | None) -> None:
         self.frame = frame
         self.work = work
-        self.due = time.monotonic() + seconds if seconds is not None else None
+        self.due: float | None = None
+        self._seconds = seconds
+        self.restart(time.monotonic())
         self.began = False
         self.discarded = False
         self.paused = False
         self.value: Any = None
         self.fault: RequestFault | None = None
+
+    def restart(self, now: float) -> None:
+        """The clock starts anew."""
+        self.due = now + self._seconds if self._seconds is not None else None
 
 
 class Preparation:
@@ -117,24 +123,34 @@ class Preparation:
 
     def _expire(self, now: float) -> list[Task]:
         late = [(lane, task) for lane, task in self._tasks.values() if task.due is not None and task.due <= now]
-        stuck = {lane for lane, task in late if task.began}
-        for lane, task in late:
-            task.discarded = True
-            task.fault = RequestFault("request", TOO_SLOW if task.began or lane in stuck else TOO_MANY)
-            del self._tasks[task.frame.id]
-        for lane in stuck:
-            self._replace(lane)
-        return [task for _, task in late]
+        failed = []
+        for name in {lane for lane, _ in late}:
+            # Also when what keeps the lane busy is nothing that anybody waits for any more.
+            replaced = not self._lanes[name].busy or self._replace(name)
+            for _, task in (found for found in late if found[0] == name):
+                if replaced and not task.began:
+                    continue  # it was not its fault: it has its time again
+                task.discarded = True
+                task.fault = RequestFault("request", TOO_SLOW if task.began else TOO_MANY)
+                del self._tasks[task.frame.id]
+                failed.append(task)
+            if replaced:
+                for lane, task in self._tasks.values():
+                    if lane == name:
+                        task.restart(now)
+        return failed
 
-    def _replace(self, name: str) -> None:
-        """Leave the lane's thread to what it is doing. With too many left behind, the lane waits for this one."""
+    def _replace(self, name: str) -> bool:
+        """Leave the lane's thread to what it is doing; False with too many left behind already."""
         self._left = [lane for lane in self._left if lane.busy]
-        if len(self._left) < LEFT_BEHIND:
-            old = self._lanes.pop(name)
-            self._left.append(old)
-            for task in old.leave():
-                if not task.discarded:
-                    self._lane(name).put(task)
+        if len(self._left) >= LEFT_BEHIND:
+            return False
+        old = self._lanes.pop(name)
+        self._left.append(old)
+        for task in old.leave():
+            if not task.discarded:
+                self._lane(name).put(task)
+        return True
 
     def _lane(self, name: str) -> _Lane:
         lane = self._lanes.get(name)
