@@ -49,7 +49,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def tests_external(session: nox.Session) -> None:
     """What needs other programs: a real Ollama, llama-server, a browser. Each missing one is named at the end."""
-    install(session, "demo,test")
+    install(session, "demo,test,bench")
     # Where the programs are is all that is kept of the user's settings.
     env = isolated(session) | {name: os.environ[name] for name in ("OLLAMA_BIN",) if name in os.environ}
     session.run("pytest", "-m", "external", "tests/external", *session.posargs, env=env)
@@ -86,36 +86,42 @@ def build_llama_server(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure vLLama beside llama-server, llama_cpp and Ollama (see docs/benchmarks.md); then the gateway's own cost.
+    """Measure everything that the README claims, beside llama-server, llama_cpp and Ollama (docs/benchmarks.md).
 
-    Arguments go to `python -m vllama.bench run`, for instance `nox -s bench -- --profile quick`.
+    Arguments go to `python -m vllama.bench run`, for instance `nox -s bench -- --profile full` (the rest, for hours) or
+    `-- --dry-run`.
     """
     install(session, "demo,bench")
     control(session)
-    session.run("python", "-m", "vllama.bench", "overhead", "--no-budget")
+    if "--dry-run" not in session.posargs:
+        session.run("python", "-m", "vllama.bench", "overhead", "--no-budget")
     session.run("python", "-m", "vllama.bench", "run", *session.posargs)
 
 
 @nox.session
 def bench_smoke(session: nox.Session) -> None:
-    """A short look that everything works: the gateway's budgets and two pairs of the quick profile."""
-    install(session, "demo,bench")
-    control(session)
-    session.run("python", "-m", "vllama.bench", "overhead", "--pairs", "4", "--requests", "100")
-    out = session.create_tmp()
+    """A short look that everything works: costs that do not depend on the machine, the harness against a server whose
+    timings are known, and a run of scripted servers. Needs no model."""
+    install(session, "bench")
+    session.run("python", "-m", "vllama.bench", "costs")
+    session.run("python", "-m", "vllama.bench", "selfcheck", "--short")
     # Two pairs prove nothing about validity, only that the machinery works: 4 is fine here.
-    session.run(
-        "python",
-        "-m",
-        "vllama.bench",
-        "run",
-        "--profile",
-        "quick",
-        "--out",
-        out,
-        *session.posargs,
-        success_codes=[0, 4],
-    )
+    arguments = ["--profile", "smoke", "--out", session.create_tmp(), *session.posargs]
+    session.run("python", "-m", "vllama.bench", "run", *arguments, success_codes=[0, 4])
+
+
+@nox.session
+def parts(session: nox.Session) -> None:
+    """Time the hot parts one by one and compare with the run stored in results/parts/ (its machine, not yours).
+
+    `nox -s parts -- --benchmark-save=NAME` stores another one; `-- --benchmark-compare-fail=median:25%` makes it a gate
+    where the stored run is of the same machine.
+    """
+    install(session, "test")
+    storage = f"--benchmark-storage=file://{ROOT / 'results' / 'parts'}"
+    arguments = ["--benchmark-enable", "--benchmark-only", storage, "--benchmark-compare", "-W", "default"]
+    arguments += ["--benchmark-columns=min,median,iqr,ops", "--benchmark-max-time=0.4", "--benchmark-sort=name"]
+    session.run("pytest", "tests/benchmarks", *arguments, *session.posargs, env=isolated(session))
 
 
 @nox.session

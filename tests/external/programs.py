@@ -34,10 +34,16 @@ def browser() -> str | None:
     return _program("BROWSER_BIN", BROWSERS)
 
 
+def go() -> str | None:
+    """GO_BIN, else `go` on PATH."""
+    return _program("GO_BIN", ("go",))
+
+
 FINDERS: dict[str, tuple[Callable[[], str | None], str]] = {
     "ollama": (ollama, "install it or set OLLAMA_BIN"),
     "llama-server": (llama_server, "run `nox -s build_llama_server` or set LLAMA_SERVER_BIN"),
     "chromium": (browser, "install it (or google-chrome) or set BROWSER_BIN"),
+    "go": (go, "install it or set GO_BIN"),
 }
 
 
