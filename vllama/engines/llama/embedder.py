@@ -29,7 +29,7 @@ ROOM = 512
 INPUTS = 64
 """Inputs of a pack at most."""
 
-LARGEST = 256 << 20
+LARGEST = 64 << 20
 """Bytes of vectors that one request may ask for; what is beyond has to come in several."""
 
 SPARE = 16
