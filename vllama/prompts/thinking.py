@@ -54,6 +54,11 @@ class ThinkingParser:
         """True between the tags."""
         return self._state in ("opened", "thinking")
 
+    @property
+    def held(self) -> int:
+        """How many characters are looked at again with the next piece: less than the longer tag has."""
+        return len(self._held)
+
     def add(self, text: str) -> tuple[str, str]:
         """Take the next piece of output; return (thinking, content) that can be passed on now."""
         if self._state == "content":

@@ -101,6 +101,11 @@ class AnswerParser:
         self._inside: bool | None = None
         """None until the beginning of the answer is known."""
 
+    @property
+    def held(self) -> int:
+        """How many characters are looked at again with the next piece: less than the tags have."""
+        return self._thinking.held + len(self._held)
+
     def add(self, text: str) -> tuple[str, str]:
         """Take the next piece of output; return (thinking, content) that can be passed on now."""
         thinking, content = self._thinking.add(text)

@@ -41,6 +41,8 @@ def read(body: str, tools: Mapping[str, Tool]) -> list[ToolCall] | None:
     head = rest[:start].strip()
     if head:
         # The older form: a kind stands first, and the name before the fence.
+        if name != "function":
+            return None
         name, text = head.removesuffix("```json").removesuffix("```").strip(), rest[start:]
     arguments = object_text(text)
     if arguments is None or not name or any(char.isspace() for char in name):

@@ -23,8 +23,12 @@ END, CALL, RETURN = "<|end|>", "<|call|>", "<|return|>"
 MARKERS = (START, CHANNEL, CONSTRAIN, MESSAGE, END, CALL, RETURN)
 
 _MARKER = re.compile("|".join(map(re.escape, MARKERS)))
-_CHANNEL = re.compile(re.escape(CHANNEL) + r"\s*(\w+)")
-_RECIPIENT = re.compile(r"\bto=([^\s<|]+)")
+_TO_WHOM = r"(?:\s*to=([^\s<|]+))?\s*"
+_HEAD = re.compile(
+    rf"\s*(?:{re.escape(START)})?\s*(?:assistant)?{_TO_WHOM}"
+    rf"(?:{re.escape(CHANNEL)}\s*(analysis|commentary|final)\b{_TO_WHOM})?"
+    rf"(?:{re.escape(CONSTRAIN)})?\s*(?:json|code|text)?\s*"
+)
 _EMPTY_HEAD = re.compile(r"(assistant)?\s*(analysis|commentary|final)?\s*")
 _SPACE = re.compile(r"\s*")
 _TO = "to="
@@ -62,7 +66,7 @@ class HarmonyParser:
         pos, more = 0, True
         while more:
             if self._room:
-                pos, more = self._between(text, pos)
+                pos, more = self._between(text, pos, out)
             else:
                 match = _MARKER.search(text, pos)
                 end = match.start() if match else len(text) - held(text, pos, MARKERS)
@@ -86,7 +90,7 @@ class HarmonyParser:
         self._space = []
         return out.piece()
 
-    def _between(self, text: str, pos: int) -> tuple[int, bool]:
+    def _between(self, text: str, pos: int, out: _Out) -> tuple[int, bool]:
         match = _SPACE.match(text, pos)
         end = match.end() if match else pos
         self._space.append(text[pos:end])
@@ -97,7 +101,7 @@ class HarmonyParser:
             if marker[0] in (START, CHANNEL, MESSAGE):
                 self._begin([] if marker[0] == MESSAGE else [marker[0]])
                 if marker[0] == MESSAGE:
-                    self._address()
+                    self._address(out)
             return marker.end(), True
         rest = text[pos : pos + 16]
         marks = (*MARKERS, _TO) if self._fresh else MARKERS
@@ -116,7 +120,7 @@ class HarmonyParser:
 
     def _mark(self, marker: str, out: _Out) -> None:
         if self._header is not None and marker == MESSAGE:
-            self._address()
+            self._address(out)
         elif marker in (CONSTRAIN, MESSAGE) or (self._header is not None and marker == CHANNEL):
             self._say(marker, out)
         else:
@@ -125,16 +129,17 @@ class HarmonyParser:
             if marker in (START, CHANNEL):
                 self._begin([marker])
 
-    def _address(self) -> None:
-        """The head is over: where does the body go?"""
-        header = self._header or []
-        text = "".join(header)
-        channel = _CHANNEL.search(text)
-        recipient = _RECIPIENT.search(text)
-        self._recipient = recipient[1] if recipient and recipient[1] not in ("assistant", "user") else ""
-        self._thinking = not self._recipient and channel is not None and channel[1] == "analysis"
+    def _address(self, out: _Out) -> None:
+        """The head is over: where does the body go? A head that says anything else is content, like its body."""
+        header, self._header = self._header or [], None
+        head = _HEAD.fullmatch("".join(header))
+        if head is None:
+            out.content += [*header, MESSAGE]
+            return
+        recipient = head[3] or head[1] or ""
+        self._recipient = "" if recipient in ("assistant", "user") else recipient
+        self._thinking = not self._recipient and head[2] == "analysis"
         self._body = [*header, MESSAGE] if self._recipient else None
-        self._header = None
 
     def _say(self, text: str, out: _Out) -> None:
         if not text:
