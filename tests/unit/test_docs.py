@@ -69,7 +69,7 @@ def test_reports_are_current() -> None:
     from vllama.bench.report import is_current
     from vllama.bench.results import read_run
 
-    runs = [folder for folder in (ROOT / "results").iterdir() if folder.is_dir()]
+    runs = [folder for folder in (ROOT / "results").iterdir() if (folder / "plan.json").is_file()]
     assert runs
     for folder in runs:
         assert is_current(read_run(folder), ROOT / "reports"), f"reports/{folder.name}.md is not what its records say"
