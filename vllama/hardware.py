@@ -72,7 +72,7 @@ def _linux(root: Path) -> Hardware:
     if quota is not None:
         logical = min(logical, max(1, math.ceil(quota)))
         physical = min(physical, logical)
-    total, available = _linux_memory(root)
+    total, available = memory(root)
     return Hardware(
         os="linux",
         arch=_arch(),
@@ -114,7 +114,7 @@ def _cpu_quota(root: Path) -> float | None:
     return min((quota for quota in quotas if quota > 0), default=None)
 
 
-def _linux_memory(root: Path) -> tuple[int, int]:
+def memory(root: Path) -> tuple[int, int]:
     """Total and available bytes, the smaller of the machine's and each control group's."""
     info = {}
     for line in _read(root / "proc/meminfo").splitlines():

@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from vllama.engines import pages
 from vllama.engines.pulse import PULSE
 
 log = logging.getLogger("vllama.worker")
@@ -232,4 +233,4 @@ def _environment() -> dict[str, str]:
     # Without it a failed assertion starts a debugger that holds everybody up for seconds.
     environment.setdefault("GGML_NO_BACKTRACE", "1")
     environment["PYTHONPATH"] = f"{home}{os.pathsep}{path}" if path else home
-    return environment
+    return pages.environment(environment)

@@ -82,6 +82,11 @@ class Log:
         return "llama.cpp gave no reason"
 
 
+def offloads(gpu_layers: int) -> bool:
+    """Whether this build would put layers on a GPU."""
+    return bool(lib.llama_supports_gpu_offload()) and gpu_layers != 0
+
+
 class Model:
     """A loaded GGUF file. Raises `LoadError`."""
 
@@ -128,7 +133,7 @@ class Model:
         self.recurrent: bool = lib.llama_model_is_recurrent(self.pointer) or lib.llama_model_is_hybrid(self.pointer)
         self.has_encoder: bool = lib.llama_model_has_encoder(self.pointer)
         self.has_decoder: bool = lib.llama_model_has_decoder(self.pointer)
-        self.offloads: bool = lib.llama_supports_gpu_offload() and gpu_layers != 0
+        self.offloads: bool = offloads(gpu_layers)
         self.bos: int = lib.llama_vocab_bos(self.vocab)
         self.eos: int = lib.llama_vocab_eos(self.vocab)
         self.adds_bos: bool = lib.llama_vocab_get_add_bos(self.vocab)

@@ -1,7 +1,7 @@
 """Prefix cache outside the KV memory: decoded sequences copied to host memory, where no step looks at them.
 
-Attention walks over every used cell of a unified KV memory, whoever it belongs to; a parked sequence costs nothing until
-a prompt wants it back. Copying takes some microseconds a token, computing it again some milliseconds.
+Attention walks over every used cell of a unified KV memory, whoever it belongs to; a parked sequence costs nothing
+until a prompt wants it back. Copying takes some microseconds a token, computing it again some milliseconds.
 """
 
 from __future__ import annotations

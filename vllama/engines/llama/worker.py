@@ -23,8 +23,9 @@ import msgspec
 
 from vllama.engines.llama import frames
 from vllama.engines.llama.batcher import Batcher
-from vllama.engines.llama.bindings import Context, LoadError, Log, Model, die_with_parent
+from vllama.engines.llama.bindings import Context, LoadError, Log, Model, die_with_parent, offloads
 from vllama.engines.llama.embedder import Embedder
+from vllama.engines.pages import copies
 from vllama.engines.pulse import PULSE
 
 CHUNK = 128
@@ -143,11 +144,14 @@ class Worker:
         try:
             if not os.path.isfile(load.path):
                 raise LoadError("no such file")
+            mmap = load.mmap
+            if mmap is None and copies(load.path, offloads=offloads(load.gpu_layers)):
+                mmap = False
             model = Model(
                 load.path,
                 gpu_layers=load.gpu_layers,
                 main_gpu=load.main_gpu,
-                mmap=load.mmap,
+                mmap=mmap,
                 adapters=load.adapters,
                 progress=progress,
                 log=log,

@@ -1,0 +1,46 @@
+"""Where a model's weights live: mapped from their file, or copied into memory that the kernel backs with huge pages.
+
+Every token reads all weights once. In pages of 4 KiB, which is what a mapped file gets, the processor spends a good part
+of that time on looking up addresses; see docs/decisions/0004 for the measurement.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from vllama.hardware import memory
+
+SHARE = 0.5
+"""Weights up to this share of the free memory are copied."""
+
+TUNABLE = "glibc.malloc.hugetlb"
+
+
+def huge_pages(root: Path = Path("/")) -> bool:
+    """Whether a process can have transparent huge pages for the asking."""
+    try:
+        mode = (root / "sys/kernel/mm/transparent_hugepage/enabled").read_text()
+    except OSError:
+        return False
+    return "[madvise]" in mode or "[always]" in mode
+
+
+def copies(path: str, *, offloads: bool, root: Path = Path("/"), system: str = sys.platform) -> bool:
+    """Whether the weights in this file should be copied into memory, when nobody has said.
+
+    Not where a GPU takes them, nor when they would fill the machine: mapped pages give way to others and come back.
+    """
+    if system != "linux" or offloads or not huge_pages(root):
+        return False
+    _, available = memory(root)
+    return os.path.getsize(path) <= SHARE * available
+
+
+def environment(variables: dict[str, str]) -> dict[str, str]:
+    """With what makes the C library ask for huge pages; a user's own choice stays. Others than glibc ignore it."""
+    tunables = variables.get("GLIBC_TUNABLES", "")
+    if TUNABLE in tunables:
+        return variables
+    return {**variables, "GLIBC_TUNABLES": ":".join(filter(None, (tunables, f"{TUNABLE}=1")))}
