@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vllama.bench import gateway_cost
-from vllama.bench.gateway_cost import Costs, budgets_for, exceeded, read_budgets, render
+from vllama.bench import costs
+from vllama.bench.costs import Costs, budgets_for, exceeded, read_budgets, render
 from vllama.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 async def test_the_committed_budgets_hold() -> None:
     said: list[str] = []
-    status = await gateway_cost.main(argparse.Namespace(write=False), ROOT, said.append)
+    status = await costs.main(argparse.Namespace(write=False), ROOT, said.append)
     assert [line for line in said if line.startswith("MISSED")] == []
     assert status == 0
 
