@@ -100,7 +100,9 @@ def test_the_base_is_installed_measured_judged_and_removed(
     registered = json.loads((out / "registration.json").read_text())
     assert registered["base"] == git(clone, "rev-parse", "HEAD~1")
     assert (registered["seeds"], registered["pairs"]) == ([9, 10], [12, 12])
-    assert "PASS: no gated metric" in (out / "verdict.md").read_text()
+    verdict = (out / "verdict.md").read_text()
+    assert "PASS: no gated metric" in verdict
+    assert "goal goal-decode: holds here; decode at streaming/c1, vllama ÷ llama-server: " in verdict
 
 
 def test_a_regression_needs_no_extension(clone: Path, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

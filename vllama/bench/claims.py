@@ -252,14 +252,15 @@ def row(verdict: Verdict) -> tuple[str, str, str, str]:
     """Id, what was said, verdict, and what was measured or what it takes; texts may use `code` and **bold**."""
     claim = verdict.claim
     said = f"Goal: {claim.said}" if claim.by == "goal" else claim.said
-    return f"`{claim.id}`", said, _bold(verdict.word), _found(verdict)
+    return f"`{claim.id}`", said, _bold(verdict.word), found_text(verdict)
 
 
 def _bold(word: Word) -> str:
     return f"**{word}**" if word == WORDS[0] else word
 
 
-def _found(verdict: Verdict) -> str:
+def found_text(verdict: Verdict) -> str:
+    """What was measured for a claim, or why nothing was and what it takes."""
     claim = verdict.claim
     if verdict.word == WORDS[2]:
         return f"{verdict.reason}; `{claim.command}`"

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vllama.bench import gate
+from vllama.bench import claims, gate
 from vllama.bench.exits import EXIT_INVALID, EXIT_OK, EXIT_USAGE
 from vllama.bench.plan import read_plan
 from vllama.bench.policy import Policy, read_policy
@@ -62,10 +62,18 @@ def main(args: argparse.Namespace, root: Path, say: Say) -> int:
         say(text)
 
     status = gate.judge_and_say(runs, policy, both, strict=args.strict)
+    _say_goals(root, runs[0], both)
     (out / "verdict.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     # nox turns every failure into 1; whoever needs to know which one it was reads this.
     (out / "status").write_text(f"{status}\n", encoding="utf-8")
     return status
+
+
+def _say_goals(root: Path, run: Run, say: Say) -> None:
+    """Where the head stands beside raw llama.cpp in the same run: goals, which decide nothing here."""
+    for claim in claims.read_claims(root / "scenarios" / "claims.toml"):
+        if claim.by == "goal" and (verdict := claims.judge(claim, run)).estimate is not None:
+            say(f"goal {claim.id}: {verdict.word}; {claims.found_text(verdict)}")
 
 
 @contextlib.contextmanager
@@ -111,7 +119,8 @@ def _install(command: Sequence[str]) -> None:
 def _register(root: Path, out: Path, policy: Policy, base: str, profile: str, seed: int, say: Say) -> None:
     """Say and write down what will be run and judged, and what that can detect, before anything is measured."""
     lines: list[str] = []
-    gate.say_expected(policy, gate.newest_with_twin(out / "results", policy), lines.append)
+    earlier = gate.newest_with_twin(out / "results", policy) or gate.newest_with_twin(root / "results", policy)
+    gate.say_expected(policy, earlier, lines.append)
     for line in lines:
         say(line)
     out.mkdir(parents=True, exist_ok=True)
