@@ -51,6 +51,10 @@ class Handler(BaseHTTPRequestHandler):
             self.one({}, 201)
         elif path == "/api/create":
             self.one({"status": "success"})
+        elif path in ("/v1/embeddings", "/api/embed"):
+            self.embed(path, json.loads(raw)["input"])
+        elif os.environ.get("FAKE_EMBEDS"):
+            self.one({"error": '"bench:latest" does not support generate'}, 400)
         elif path == "/extras/tokenize/count":
             self.one({"count": len(json.loads(raw)["input"].split())})
         else:
@@ -71,6 +75,15 @@ class Handler(BaseHTTPRequestHandler):
             self.llama_server(len(words), body["n_predict"])
         else:
             self.openai(body["model"], len(words), body["max_tokens"], body["stream"])
+
+    def embed(self, path: str, texts: list[str]) -> None:
+        rows = [[1.0, 2.0, 3.0] for _ in texts]
+        if path == "/api/embed":
+            self.one({"embeddings": rows, "prompt_eval_count": 7})
+        elif "--embeddings" in ARGS:
+            self.one({"data": [{"embedding": row} for row in rows], "usage": {"prompt_tokens": 7}})
+        else:
+            self.one({"error": {"code": 501, "message": "This server does not support embeddings."}}, 501)
 
     def ollama(self, n_prompt: int, n: int) -> None:
         self.stream("application/x-ndjson")

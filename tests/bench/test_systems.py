@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import stat
@@ -15,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from vllama.bench.dialects import read_reply
 from vllama.bench.plan import Cell
 from vllama.bench.systems import CAPABILITIES, SYSTEMS, HttpSystem, Setup, SystemFailed, Unavailable, make
 from vllama.bench.systems import http as http_module
@@ -233,6 +235,34 @@ async def test_the_child_of_ollama_is_started_with_its_own_argv(
     assert argv[-2:] == ["-np", "2"]
     assert child.described.env == {"LD_LIBRARY_PATH": "/opt/fake/lib"}
     assert [(sample.n_prompt, sample.n_out) for sample in samples] == [(4, 5)]
+
+
+@pytest.mark.parametrize("key", ["llama-server-embeddings", "ollama"])
+async def test_a_model_for_embeddings_is_ready_when_it_gives_one(
+    key: str, setup: Setup, fake: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"LLAMA_SERVER_BIN": fake, "OLLAMA_BIN": fake, "FAKE_EMBEDS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    system = http_system(key, setup)
+    try:
+        await system.start()
+        reply = read_reply(await system.fetch(*system.embedding([FOUR, TEN])))
+    finally:
+        await system.stop()
+    assert (reply.vectors, reply.dimensions, reply.n_prompt, reply.error) == (2, 3, 7, "")
+
+
+async def test_a_server_that_neither_completes_nor_embeds_is_not_ready(
+    setup: Setup, fake: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA_SERVER_BIN", fake)
+    monkeypatch.setenv("FAKE_EMBEDS", "1")
+    system = http_system("llama-server", dataclasses.replace(setup, timeout=1.0))
+    with pytest.raises(
+        SystemFailed, match=r"did not give the golden answer in 1 s: HTTP 400.*does not support generate"
+    ):
+        await system.start()
+    await system.stop()
 
 
 @pytest.mark.parametrize(

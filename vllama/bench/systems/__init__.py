@@ -17,7 +17,7 @@ from vllama.bench.systems.golden import Golden
 from vllama.bench.systems.http import HttpSystem
 from vllama.bench.systems.in_process import InProcess
 from vllama.bench.systems.llama_cpp_server import LlamaCppServer, LlamaCppServerUninterrupted
-from vllama.bench.systems.llama_server import LlamaServer, LlamaServerTwin
+from vllama.bench.systems.llama_server import LlamaServer, LlamaServerEmbeddings, LlamaServerTwin
 from vllama.bench.systems.ollama import Ollama, OllamaOpenAI, OllamaParallel
 from vllama.bench.systems.ollama_child import OllamaChild
 from vllama.bench.systems.openai_engines import Max, Vllm
@@ -35,6 +35,7 @@ SYSTEMS: dict[str, type[System]] = {
         VllamaCpu,
         LlamaServer,
         LlamaServerTwin,
+        LlamaServerEmbeddings,
         InProcess,
         Ollama,
         OllamaParallel,

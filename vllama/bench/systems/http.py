@@ -196,9 +196,17 @@ class HttpSystem(System):
         return ""
 
     async def _answers(self) -> str:
-        """Empty when a small request is answered with exactly as many tokens as asked for; otherwise what was wrong."""
-        path, body = self.completion(GOLDEN_PROMPT, GOLDEN_TOKENS, stream=True)
-        return self.judge(read_reply(await self.fetch(path, body)))
+        """Empty when a small request is answered with exactly as many tokens as asked for, or, where that is all that
+        the system or its model can do, with one embedding; otherwise what was wrong."""
+        if self.capabilities >= {"stream"}:
+            problem = self.judge(
+                read_reply(await self.fetch(*self.completion(GOLDEN_PROMPT, GOLDEN_TOKENS, stream=True)))
+            )
+            # A model that is made for embeddings completes nothing.
+            if "embed" not in self.capabilities or "does not support" not in problem:
+                return problem
+        reply = read_reply(await self.fetch(*self.embedding([GOLDEN_PROMPT])))
+        return reply.error or ("" if reply.vectors == 1 else f"golden request: {reply.vectors} embeddings")
 
     def judge(self, reply: Reply) -> str:
         """What is wrong with the golden answer; empty if nothing."""

@@ -71,6 +71,19 @@ class LlamaServerTwin(LlamaServer):
     title = "llama-server (twin)"
 
 
+class LlamaServerEmbeddings(LlamaServer):
+    """The control for embeddings, which llama-server only gives when it was started for them."""
+
+    key = "llama-server-embeddings"
+    title = "llama-server (--embeddings)"
+    capabilities = frozenset({"embed", "restart"})
+
+    def command(self) -> tuple[list[str], dict[str, str]]:
+        """A text must fit into one physical batch, because each of its tokens may see all others."""
+        argv, env = super().command()
+        return [*argv, "--embeddings", "-b", str(self.setup.ctx), "-ub", str(self.setup.ctx)], env
+
+
 def output(argv: list[str]) -> str:
     """What a program prints; `Unavailable` if it does not run."""
     try:
