@@ -61,14 +61,14 @@ def others_idle(run: Run, system: str) -> Verdict:
 
 
 def threads_fit(run: Run, _: str) -> Verdict:
-    """E2b: no more threads than cores, and no swap."""
+    """E2b: no more threads than cores. Swap in use is only said: it may be years old."""
     threads = run.environment.get("threads", 0)
     machine = run.environment["machine"]
     cores, swap = machine.get("usable_cores", 0), machine.get("swap_used_bytes", 0)
     if not threads or not cores:
         return Verdict(None, "not recorded")
     return Verdict(
-        threads <= cores and not swap, f"{threads} threads on {cores} usable cores, {swap >> 20} MiB of swap"
+        threads <= cores and not swap, f"{threads} threads on {cores} usable cores, {swap >> 20} MiB of swap in use"
     )
 
 
