@@ -87,6 +87,8 @@ def test_what_is_cancelled_never_comes_back_and_is_closed() -> None:
     preparation.put("text", Frame(1), work)
     preparation.put("text", Frame(2), lambda: pytest.fail("was cancelled before it began"))
     preparation.put("text", Frame(3), lambda: 3)
+    while not preparation._tasks[1][1].began:
+        pass
     assert preparation.cancel(1)
     assert preparation.cancel(2)
     assert not preparation.cancel(2)
