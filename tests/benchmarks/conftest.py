@@ -6,5 +6,7 @@ from typing import Any
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
-    """The kind of machine matters, its name does not."""
+    """The kind of machine matters, its name and its build do not."""
     machine_info["node"] = ""
+    machine_info["release"] = ".".join(str(machine_info["release"]).split(".")[:2])
+    machine_info["cpu"].pop("flags", None)
