@@ -28,6 +28,10 @@ import psutil
 from tests.integration.conftest import MODEL, Server, free_port
 
 GROWTH = 0.03
+
+JUDGED_S = 300.0
+"""Seconds of a run from which its growth counts."""
+
 SCHEMA = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer"}},
@@ -189,7 +193,8 @@ async def soak(server: Server, seconds: float, clients: int, seed: int) -> int:
     first, last = statistics.median(steady[:part]), statistics.median(steady[-part:])
     growth = last / first - 1
     print(f"{dict(work.counts)}; PSS {first / 1e6:.0f} -> {last / 1e6:.0f} MB ({growth:+.1%})")
-    if growth > GROWTH:
+    # A short run is still filling its memory for the first time: it can only tell of lost requests.
+    if growth > GROWTH and seconds >= JUDGED_S:
         work.wrong.append(f"memory grew by {growth:.1%}")
     for line in work.wrong[:20]:
         print("WRONG:", line)
