@@ -399,6 +399,8 @@ def test_a_dry_run_starts_and_writes_nothing(clone: Path, capsys: pytest.Capture
     assert "concurrent/c2: t; 4 requests, 12 tokens, kind closed" in said
     assert "systems: ollama, llama-server, llama-server-twin" in said
     assert "2 pairs are too few for an interval" in said
+    assert run_tiny(clone, "--dry-run", "--pairs", "10") == EXIT_OK
+    assert "detectable at 90% power: +5.9%, if two equal systems differ by 5%" in capsys.readouterr().out
     assert not (clone / "results").exists()
 
 

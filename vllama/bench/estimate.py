@@ -33,6 +33,9 @@ INVENTED = ("golden", "scripted")
 """Systems without a model: faster than any that has one."""
 
 POWER = 0.9
+ASSUMED_NOISE = 0.05
+"""Standard deviation of a pair's log-ratio of two equal systems on a shared machine, where nobody has measured it."""
+
 HEADLINE_METRICS = ("ttft", "decode", "aggregate", "e2e")
 
 
@@ -126,6 +129,11 @@ def detectable(plan: Plan, folders: Sequence[Path]) -> list[Detectable]:
                     found.append(Detectable(cell.id, key, math.expm1(change), run.name))
                     break
     return found
+
+
+def assumed(plan: Plan) -> float:
+    """The smallest ratio above 1 that the plan shows if the noise of a pair is `ASSUMED_NOISE`, less 1."""
+    return math.expm1(power(ASSUMED_NOISE / math.sqrt(plan.pairs), 0.0, 1 - plan.confidence, POWER).detectable)
 
 
 def _with_twin(folder: Path, plan: Plan) -> Run | None:

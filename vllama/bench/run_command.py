@@ -161,7 +161,10 @@ def describe(plan: Plan, root: Path, earlier: Sequence[Path], say: Say) -> None:
             f"(noise of the control against itself in {one.origin})"
         )
     if not known:
-        say("what it could detect is unknown: no earlier run has the control twice")
+        say(
+            f"detectable at {estimate.POWER:.0%} power: {estimate.assumed(plan):+.1%}, if two equal systems differ by "
+            f"{estimate.ASSUMED_NOISE:.0%} in a pair; no earlier run here has the control twice, which would tell"
+        )
 
 
 def _outlook(plan: Plan, root: Path) -> tuple[dict[str, list[str]], dict[str, str], int]:
