@@ -231,7 +231,7 @@ def test_any_order_of_events_keeps_the_books_right(
     assert scheduler.cells.used <= idle, "idle cells stay in the way"
 
 
-def test_decodes_come_first_and_prompts_share_what_is_left() -> None:
+def test_decodes_come_first_then_the_shortest_prompt_and_the_oldest_is_not_forgotten() -> None:
     bench = Bench(Limits(cells=2000, slots=8, live=8, batch=100, chunk=20))
     first = bench.submit([1, 2, 3], output=50)
     assert count(bench.step()) == {first.id: 3}
@@ -241,12 +241,25 @@ def test_decodes_come_first_and_prompts_share_what_is_left() -> None:
     assert plan.rows[0] == (first, 1)
     assert count(plan) == {first.id: 1, second.id: 15, third.id: 5}
     assert [sequence for _, sequence in plan.outputs] == [first, third]
+    fourth, fifth = bench.submit([7] * 18), bench.submit([6] * 18)
+    assert count(bench.step()) == {first.id: 1, third.id: 1, second.id: 5, fourth.id: 15}
+    assert count(bench.step()) == {first.id: 1, third.id: 1, second.id: 5, fourth.id: 3, fifth.id: 12}
+
+
+def test_several_prompts_finish_one_after_the_other() -> None:
+    bench = Bench(Limits(cells=2000, slots=8, live=8, batch=100, chunk=20))
+    known = [bench.submit([k] * 20) for k in range(1, 5)]
+    bench.step()
+    assert [s.state for s in known] == [State.DECODE, *([State.PREFILL] * 3)]
 
 
 def test_a_whole_batch_goes_to_prompts_when_nothing_decodes() -> None:
     bench = Bench(Limits(cells=2000, slots=8, live=8, batch=100, chunk=20))
-    first, second = bench.submit([9] * 300), bench.submit([8] * 300)
-    assert count(bench.step()) == {first.id: 50, second.id: 50}
+    first = bench.submit([9] * 300)
+    assert count(bench.step()) == {first.id: 100}
+    second = bench.submit([8] * 300)
+    assert count(bench.step()) == {first.id: 20}, "somebody waits for this step"
+    assert second.state is State.PREFILL
 
 
 def test_the_next_turn_of_a_chat_claims_the_idle_sequence() -> None:
@@ -294,7 +307,7 @@ def test_followers_wait_for_the_leader_of_a_long_prefix_and_share_its_cells() ->
 
 
 def test_a_short_common_part_is_not_worth_waiting_for() -> None:
-    bench = Bench(Limits(cells=2000, slots=16, live=8, batch=512))
+    bench = Bench(Limits(cells=2000, slots=16, live=8, batch=512, chunk=512))
     sequences = [bench.submit([*range(FOLLOW - 10), 1000 + i, 1]) for i in range(4)]
     assert set(count(bench.step())) == {sequence.id for sequence in sequences}
 

@@ -1,7 +1,7 @@
 """Where a model's weights live: mapped from their file, or copied into memory that the kernel backs with huge pages.
 
-Every token reads all weights once. In pages of 4 KiB, which is what a mapped file gets, the processor spends a good part
-of that time on looking up addresses; see docs/decisions/0004 for the measurement.
+Every token reads all weights once. In pages of 4 KiB, which is what a mapped file gets, the processor spends a good
+part of that time on looking up addresses; see docs/decisions/0004 for the measurement.
 """
 
 from __future__ import annotations

@@ -25,11 +25,14 @@ IDLE = 512
 """Cells of prefix cache that stay in the KV memory: attention looks at every cell in every step. The rest is parked in
 host memory. See docs/decisions/0003 for what idle cells cost."""
 
+PATIENCE = 4
+"""Shorter prompts leave the oldest one at least one part in so many of a step."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """`cells` of KV memory, `slots` = sequence ids, `live` sequences at once, `batch` tokens in a step, `chunk`
-    prompt tokens in a step beside running decodes, `idle` cells of prefix cache that no running sequence shares
+    prompt tokens in a step that others wait for, `idle` cells of prefix cache that no running sequence shares
     (attention walks over them in every step), `parked` tokens of prefix cache in host memory. The flags say what the
     model's memory can do: drop the tail of a sequence (`trim`), share a beginning (`copy`), move positions
     (`shift`)."""
@@ -120,7 +123,9 @@ class Scheduler:
             return False
         idle = self._idle_slots()
         running = {slot.id for slot in self.slots if slot.owner is not None}
-        excess = self.cells.used - self.cells.held_by(running) - self.limits.idle
+        # Every running sequence looks at them.
+        allowed = self.limits.idle // max(1, len(self.live))
+        excess = self.cells.used - self.cells.held_by(running) - allowed
         if not idle or excess <= 0:
             self.untidy = False
             return False
@@ -272,6 +277,7 @@ class Scheduler:
         sequence.cached = slot.filled
         sequence.state = State.PREFILL
         self.live.append(sequence)
+        self.untidy = True
 
     def _claim(self, found: list[Match]) -> Slot | None:
         """The idle slot with the longest match, when most of what it holds is of use and nobody offers more."""
@@ -334,7 +340,7 @@ class Scheduler:
         if not filling:
             return plan
         budget = self.limits.batch - len(decoding)
-        if decoding:
+        if decoding or len(filling) > 1:
             budget = min(budget, self.limits.chunk)
         wanted = min(budget, sum(s.pending for s in filling))
         if self.cells.free < len(decoding) + wanted:
@@ -493,17 +499,16 @@ class Scheduler:
 
 
 def _share_out(filling: list[Sequence], budget: int) -> list[tuple[Sequence, int]]:
-    """Split the budget fairly: who needs less than its share leaves the rest to the others. Oldest first."""
-    shares: dict[int, int] = {}
-    left = len(filling)
-    for sequence in sorted(filling, key=lambda s: s.pending):
-        count = min(sequence.pending, budget // left)
-        shares[sequence.id] = count
-        budget -= count
-        left -= 1
-    # Integer division may leave a few tokens over, or a whole small budget.
-    for sequence in filling:
-        extra = min(budget, sequence.pending - shares[sequence.id])
-        shares[sequence.id] += extra
+    """Split the budget: who needs least comes first, so that many prompts do not all wait for all of them.
+
+    Among equals the oldest. The oldest of all gets at least one part in `PATIENCE`, so a long prompt never starves.
+    """
+    oldest = min(filling, key=lambda s: s.order)
+    shares = {oldest.id: min(oldest.pending, -(-budget // PATIENCE))}
+    budget -= shares[oldest.id]
+    for sequence in sorted(filling, key=lambda s: (s.pending, s.order)):
+        has = shares.get(sequence.id, 0)
+        extra = min(budget, sequence.pending - has)
+        shares[sequence.id] = has + extra
         budget -= extra
     return [(sequence, shares[sequence.id]) for sequence in filling if shares[sequence.id]]
