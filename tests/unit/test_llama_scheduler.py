@@ -36,6 +36,8 @@ class FakeMemory:
     restored: int = 0
     fails_to_save: int = -1
     refuses: bool = False
+    split: bool = False
+    reshapes: bool = True
 
     def contents(self) -> dict[int, list[int]]:
         """The tokens of all sequences; fails unless their positions are 0, 1, 2 ..."""
@@ -58,12 +60,18 @@ class FakeMemory:
         self.cells = [c for c in self.cells if c.holders]
         return True
 
-    def copy(self, source: int, target: int, end: int) -> None:
+    def copy(self, source: int, target: int, end: int) -> bool:
         assert target not in self.contents(), "the target of a copy holds something"
+        if self.split:
+            held = self.contents()[source][:end]
+            assert len(held) == end, "copies cells that were never decoded"
+            self.cells += [Cell(token, position, {target}) for position, token in enumerate(held)]
+            return True
         shared = [c for c in self.cells if source in c.holders and c.position < end]
         assert len(shared) == end, "copies cells that were never decoded"
         for cell in shared:
             cell.holders.add(target)
+        return True
 
     def shift(self, slot: int, start: int, end: int, delta: int) -> None:
         for cell in self.cells:
@@ -77,6 +85,12 @@ class FakeMemory:
             self.grown += 1
         return self.total
 
+    def reshape(self, slots: int, cells: int) -> bool:
+        if not self.reshapes:
+            return False
+        self.total, self.cells = cells, []
+        return True
+
     def save(self, slot: int) -> list[int] | None:
         self.saved += 1
         return None if self.saved == self.fails_to_save else list(self.contents()[slot])
@@ -84,7 +98,7 @@ class FakeMemory:
     def restore(self, slot: int, state: list[int]) -> bool:
         assert slot not in self.contents(), "restores into a sequence that holds something"
         assert state is not None
-        assert len(self.cells) + len(state) <= self.total, "no room to restore"
+        assert self.has_room(slot, len(state)), "no room to restore"
         if self.refuses:
             return False
         self.restored += 1
@@ -94,6 +108,10 @@ class FakeMemory:
     def discard(self, state: list[int]) -> None:
         state.clear()
 
+    def has_room(self, slot: int, count: int) -> bool:
+        used = len(self.contents().get(slot, ())) if self.split else len(self.cells)
+        return used + count <= self.total
+
     def decode(self, plan: Plan) -> None:
         assert len(plan.tokens) == len(plan.positions) == len(plan.slots) == sum(n for _, n in plan.rows)
         lengths = {slot: len(tokens) for slot, tokens in self.contents().items()}
@@ -101,14 +119,18 @@ class FakeMemory:
             assert position == lengths.get(slot, 0), "positions must continue"
             lengths[slot] = position + 1
             self.cells.append(Cell(token, position, {slot}))
-        assert len(self.cells) <= self.total, "more tokens than cells"
+        if self.split:
+            assert max(lengths.values()) <= self.total, "more tokens than a sequence has cells"
+            assert plan.slots == sorted(plan.slots), "the library would decode them one by one"
+        else:
+            assert len(self.cells) <= self.total, "more tokens than cells"
 
 
 class Bench:
     """Scheduler, memory and a model that answers with random tokens."""
 
     def __init__(self, limits: Limits, maximum: int | None = None) -> None:
-        self.memory = FakeMemory(limits.cells, maximum or limits.cells, limits.trim)
+        self.memory = FakeMemory(limits.cells, maximum or limits.cells, limits.trim, split=limits.split)
         self.scheduler = Scheduler(limits, self.memory)
         self.draw = random.Random(1)
         self.left: dict[int, int] = {}
@@ -140,6 +162,7 @@ class Bench:
         for slot in self.scheduler.slots:
             assert contents.get(slot.id, []) == slot.tokens[: slot.filled], "the library's content differs"
         assert len(self.memory.cells) == self.scheduler.cells.used, "cells are miscounted"
+        assert self.memory.total == self.scheduler.cells.total, "the size of the memory is not known"
         for entry in self.scheduler.parking.entries:
             assert entry.state == entry.tokens, "a parked copy is not what it says"
 
@@ -182,14 +205,35 @@ ACTIONS = st.lists(
     idle=st.sampled_from([0, 20, 200]),
     parked=st.sampled_from([0, 100, 1000]),
     fault=st.sampled_from(["", "save", "restore"]),
+    split=st.booleans(),
+    reshapes=st.booleans(),
 )
 def test_any_order_of_events_keeps_the_books_right(
-    actions: list[tuple[object, ...]], cells: int, growth: int, trim: bool, idle: int, parked: int, fault: str
+    actions: list[tuple[object, ...]],
+    cells: int,
+    growth: int,
+    trim: bool,
+    idle: int,
+    parked: int,
+    fault: str,
+    split: bool,
+    reshapes: bool,
 ) -> None:
     limits = Limits(
-        cells=cells, slots=8, live=4, batch=32, chunk=8, idle=idle, parked=parked, trim=trim, copy=trim, shift=trim
+        cells=cells // 4 if split else cells,
+        slots=4 if split else 8,
+        live=4,
+        batch=32,
+        chunk=8,
+        idle=idle,
+        parked=parked,
+        split=split,
+        trim=trim,
+        copy=trim,
+        shift=trim,
     )
-    bench = Bench(limits, cells * growth)
+    bench = Bench(limits, limits.cells * growth)
+    bench.memory.reshapes = reshapes
     bench.memory.fails_to_save = 2 if fault == "save" else -1
     bench.memory.refuses = fault == "restore"
     scheduler = bench.scheduler
@@ -228,7 +272,11 @@ def test_any_order_of_events_keeps_the_books_right(
     assert all(sequence.state is State.DONE for sequence in known)
     while scheduler.tidy():
         bench.check()
-    assert scheduler.cells.used <= idle, "idle cells stay in the way"
+    assert split or scheduler.cells.used <= idle, "idle cells stay in the way"
+    if scheduler.stretched and reshapes:
+        assert scheduler.shrink()
+        bench.check()
+        assert not scheduler.stretched
 
 
 def test_decodes_come_first_then_the_shortest_prompt_and_the_oldest_is_not_forgotten() -> None:
@@ -518,3 +566,83 @@ def test_what_gives_way_for_lack_of_room_is_not_computed_twice() -> None:
     bench.run()
     assert first.state is second.state is State.DONE
     assert bench.memory.restored >= 1
+
+
+def streams(cells: int = 100, maximum: int = 0, slots: int = 4) -> Bench:
+    return Bench(Limits(cells=cells, slots=slots, live=slots, batch=64, chunk=64, parked=1000, split=True), maximum)
+
+
+def test_sequences_with_memories_of_their_own_run_side_by_side() -> None:
+    bench = streams()
+    known = [bench.submit([k] * 10, output=50) for k in range(1, 5)]
+    bench.step()
+    plan = bench.step()
+    assert plan is not None
+    assert plan.slots == [0, 1, 2, 3]
+    assert {sequence for _, sequence in plan.outputs} == set(known)
+
+
+def test_a_gap_between_running_sequences_is_closed() -> None:
+    bench = streams()
+    known = [bench.submit([k] * 10, output=3 if k == 2 else 40) for k in range(1, 5)]
+    for _ in range(8):
+        bench.step()
+    assert known[1].state is State.DONE
+    assert sorted(s.slot.id for s in known if s.slot is not None) in ([0, 1, 2], [1, 2, 3])
+
+
+def test_a_newcomer_is_put_beside_those_that_run() -> None:
+    bench = streams()
+    bench.submit([1] * 10, output=40)
+    bench.step()
+    late = bench.submit([2] * 10, output=40)
+    plan = bench.step()
+    assert plan is not None
+    assert late.slot is not None
+    assert late.slot.id == 1
+
+
+def test_memories_of_their_own_grow_for_the_longest_and_shrink_when_nothing_runs() -> None:
+    bench = streams(cells=40, maximum=400)
+    bench.submit([1] * 20, output=200)
+    bench.run()
+    assert bench.scheduler.cells.total > 200
+    assert bench.scheduler.stretched
+    assert bench.scheduler.shrink()
+    assert (bench.scheduler.cells.total, bench.memory.total) == (40, 40)
+    again = bench.submit([1] * 20 + [5] * 3)
+    bench.step()
+    assert again.cached == 0, "a sequence that is longer than the memory is not fetched"
+
+
+def test_a_prompt_that_does_not_fit_gets_fewer_and_longer_memories_once_nothing_runs() -> None:
+    bench = streams(cells=40)
+    short = bench.submit([1] * 10, output=20)
+    bench.step()
+    long = bench.submit([2] * 70, output=5)
+    bench.step()
+    assert long.state is State.WAITING, "it waits for those that run"
+    bench.run()
+    assert short.state is long.state is State.DONE
+    assert len(bench.scheduler.slots) == 2
+    assert bench.scheduler.shrink()
+    assert len(bench.scheduler.slots) == 4
+
+
+def test_without_room_for_another_token_only_that_sequence_ends() -> None:
+    bench = streams(cells=40)
+    bench.memory.reshapes = False
+    long, short = bench.submit([1] * 30, output=60), bench.submit([2] * 10, output=20)
+    bench.run()
+    assert long.state is short.state is State.DONE
+    assert short in bench.finished
+    assert long not in bench.finished
+
+
+def test_a_prefix_is_copied_between_memories_of_their_own() -> None:
+    bench = streams(cells=200)
+    common = [i % 9 for i in range(90)]
+    known = [bench.submit([*common, 20 + k], output=30) for k in range(3)]
+    for _ in range(6):
+        bench.step()
+    assert [sequence.cached for sequence in known] == [0, 90, 90]

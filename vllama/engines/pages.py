@@ -15,6 +15,9 @@ from vllama.hardware import memory
 SHARE = 0.5
 """Weights up to this share of the free memory are copied."""
 
+RESERVE = 0.1
+"""Share of the free memory that is left to others when a KV memory grows."""
+
 TUNABLE = "glibc.malloc.hugetlb"
 
 
@@ -36,6 +39,12 @@ def copies(path: str, *, offloads: bool, root: Path = Path("/"), system: str = s
         return False
     _, available = memory(root)
     return os.path.getsize(path) <= SHARE * available
+
+
+def affordable(size: int, root: Path = Path("/")) -> bool:
+    """Whether so many more bytes may be taken now. Yes where the system does not say what is free."""
+    _, available = memory(root)
+    return not available or size <= (1 - RESERVE) * available
 
 
 def environment(variables: dict[str, str]) -> dict[str, str]:

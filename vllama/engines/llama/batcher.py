@@ -36,7 +36,8 @@ class Batcher:
             live=live,
             batch=batch,
             chunk=chunk,
-            parked=context.cells,
+            parked=context.capacity,
+            split=context.split,
             trim=not model.recurrent,
             copy=not model.recurrent,
             shift=context.can_shift,
@@ -76,10 +77,19 @@ class Batcher:
         """Housekeeping between two steps; True while there may be more to do."""
         return self.scheduler.tidy()
 
+    @property
+    def stretched(self) -> bool:
+        """Whether `shrink()` would give memory back."""
+        return self.scheduler.stretched
+
+    def shrink(self) -> None:
+        """Give back what the KV memory grew by. Only when nothing runs."""
+        self.scheduler.shrink()
+
     def ready(self) -> frames.Ready:
         """What loading brought to light."""
         model = self.model
-        size = model.size + self.context.cells * model.cell_bytes(self._kv_type)
+        size = model.size + self.context.capacity * model.cell_bytes(self._kv_type)
         return frames.Ready(
             train_ctx=model.train_ctx,
             vocab_size=model.vocab_size,
@@ -275,7 +285,7 @@ class Batcher:
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
             "output_tokens": self.output_tokens + running,
-            "kv_cells": scheduler.cells.total,
+            "kv_cells": self.context.capacity,
             "kv_used": scheduler.cells.used,
             "pid": os.getpid(),
             "faults": self.faults,

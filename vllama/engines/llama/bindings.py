@@ -294,7 +294,11 @@ class _Rows:
 
 
 class Context:
-    """One KV memory shared by all sequences, and the batch that is decoded into it. It is a `kv.Memory`."""
+    """The KV memory of all sequences, and the batch that is decoded into it. It is a `kv.Memory`.
+
+    `split`: a memory of `cells` for each of `slots` sequences; otherwise one of `cells` that they share. `affordable`
+    says whether a new one of so many bytes may be made beside what there is.
+    """
 
     def __init__(
         self,
@@ -306,10 +310,15 @@ class Context:
         threads: int,
         flash_attention: bool | None,
         kv_type: str,
+        split: bool = False,
+        affordable: Callable[[int], bool] = lambda _: True,
     ) -> None:
         self.model = model
         self.threads = threads
         self.slots = slots
+        self.split = split
+        self._affordable = affordable
+        self._cell_bytes = model.cell_bytes(kv_type)
         self._batch_size = batch
         self._flash = {None: -1, False: 0, True: 1}[flash_attention]
         self._kv_type = _KV_TYPES[kv_type]
@@ -319,7 +328,7 @@ class Context:
 
     def _create(self, cells: int) -> None:
         params = lib.llama_context_default_params()
-        params.n_ctx = cells
+        params.n_ctx = cells * self.slots if self.split else cells
         params.n_batch = self._batch_size
         params.n_ubatch = self._batch_size
         params.n_seq_max = self.slots
@@ -328,7 +337,7 @@ class Context:
         params.flash_attn_type = self._flash
         params.type_k = self._kv_type
         params.type_v = self._kv_type
-        params.kv_unified = True
+        params.kv_unified = not self.split
         params.no_perf = True
         pointer = lib.llama_init_from_model(self.model.pointer, params)
         if not pointer:
@@ -336,12 +345,17 @@ class Context:
         self.pointer = pointer
         self.memory = lib.llama_get_memory(pointer)
         # Padded by the library; all of it can be used.
-        self.cells = int(lib.llama_n_ctx(pointer))
+        self.cells = int(lib.llama_n_ctx_seq(pointer) if self.split else lib.llama_n_ctx(pointer))
         adapters = self.model.adapters
         if adapters:
             array = (ctypes.c_void_p * len(adapters))(*adapters)
             scales = (ctypes.c_float * len(adapters))(*([1.0] * len(adapters)))
             lib.llama_set_adapters_lora(pointer, array, len(adapters), scales)
+
+    @property
+    def capacity(self) -> int:
+        """Cells in all."""
+        return self.cells * (self.slots if self.split else 1)
 
     @property
     def can_shift(self) -> bool:
@@ -376,9 +390,9 @@ class Context:
         import numpy as np
 
         logits = lib.llama_get_logits_ith(self.pointer, index)
-        return np.frombuffer(
-            (ctypes.c_float * self.model.vocab_size).from_address(ctypes.addressof(logits.contents)), np.float32
-        )
+        raw: Any = (ctypes.c_float * self.model.vocab_size).from_address(ctypes.addressof(logits.contents))
+        row: Any = np.frombuffer(raw, np.float32)
+        return row
 
     def set_threads(self, count: int) -> None:
         """Use so many threads from the next decode on."""
@@ -391,9 +405,20 @@ class Context:
         """See `Memory`."""
         return bool(lib.llama_memory_seq_rm(self.memory, slot, start, end))
 
-    def copy(self, source: int, target: int, end: int) -> None:
-        """See `Memory`."""
-        lib.llama_memory_seq_cp(self.memory, source, target, 0, end)
+    def copy(self, source: int, target: int, end: int) -> bool:
+        """See `Memory`. Sharing costs nothing; between memories of their own everything is copied, then cut."""
+        if not self.split:
+            lib.llama_memory_seq_cp(self.memory, source, target, 0, end)
+            return True
+        state = self.save(source)
+        if state is None:
+            return False
+        done = self.restore(target, state)
+        self.discard(state)
+        if done and not self.remove(target, end, -1):
+            self.remove(target, 0, -1)
+            return False
+        return done
 
     def shift(self, slot: int, start: int, end: int, delta: int) -> None:
         """See `Memory`."""
@@ -402,12 +427,14 @@ class Context:
     def grow(self, cells: int) -> int:
         """A larger context with the same content: sequences keep the cells that they share. See `Memory`."""
         old, size = self.pointer, int(lib.llama_state_get_size(self.pointer))
-        state = (ctypes.c_uint8 * size)()
-        written = lib.llama_state_get_data(old, state, size)
+        if not self._affordable(self._size(self.slots, cells) + size):
+            return self.cells
         before = (self.memory, self.cells)
         try:
+            state = (ctypes.c_uint8 * size)()
+            written = lib.llama_state_get_data(old, state, size)
             self._create(cells)
-        except LoadError:
+        except (LoadError, MemoryError):
             self.memory, self.cells = before
             return self.cells
         if written != size or lib.llama_state_set_data(self.pointer, state, size) != size:
@@ -417,6 +444,25 @@ class Context:
             return self.cells
         lib.llama_free(old)
         return self.cells
+
+    def reshape(self, slots: int, cells: int) -> bool:
+        """See `Memory`."""
+        if not self._affordable(self._size(slots, cells) - self._size(self.slots, self.cells)):
+            return False
+        before = self.slots, self.cells
+        self.close()
+        self.slots = slots
+        try:
+            self._create(cells)
+        except LoadError:
+            self.slots = before[0]
+            # It was there a moment ago.
+            self._create(before[1])
+            return False
+        return True
+
+    def _size(self, slots: int, cells: int) -> int:
+        return (slots if self.split else 1) * cells * self._cell_bytes
 
     def save(self, slot: int) -> Any:
         """See `Memory`. (buffer, bytes used)."""

@@ -79,6 +79,14 @@ class Embedder:
             self._resize(ROOM)
         return False
 
+    @property
+    def stretched(self) -> bool:
+        """Whether `shrink()` would give memory back: `tidy()` has done so."""
+        return False
+
+    def shrink(self) -> None:
+        """Nothing to do."""
+
     def ready(self) -> frames.Ready:
         """What loading brought to light."""
         model = self.model

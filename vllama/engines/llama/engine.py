@@ -35,8 +35,8 @@ from vllama.errors import EngineCrashed, ModelLoadError, PromptTooLong, RequestE
 
 log = logging.getLogger("vllama.engines.llama")
 
-LIVE = 32
-"""Sequences that run at once when nobody says otherwise."""
+LIVE = 8
+"""Sequences that run at once when nobody says otherwise: on a CPU more of them bring no throughput."""
 
 MAX_LIVE = 128
 """llama.cpp numbers at most 256 sequences, and half of them are kept for prefix cache."""

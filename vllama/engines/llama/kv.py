@@ -16,8 +16,11 @@ class Memory(Protocol):
         """Forget positions [start, end) of a sequence; `end` < 0 is its end. False: only all of it can be removed."""
         ...
 
-    def copy(self, source: int, target: int, end: int) -> None:
-        """Let `target` share positions [0, end) of `source`, all of which have been decoded."""
+    def copy(self, source: int, target: int, end: int) -> bool:
+        """Give `target`, which is empty, positions [0, end) of `source`, all of which have been decoded.
+
+        False: it is still empty.
+        """
         ...
 
     def shift(self, slot: int, start: int, end: int, delta: int) -> None:
@@ -25,7 +28,11 @@ class Memory(Protocol):
         ...
 
     def grow(self, cells: int) -> int:
-        """Ask for so many cells in all, keeping every sequence; returns how many there are now."""
+        """Ask for so many cells (in each stream), keeping every sequence; returns how many there are now."""
+        ...
+
+    def reshape(self, slots: int, cells: int) -> bool:
+        """Begin anew, empty, for so many sequences and with so many cells (in each stream). False: all is as before."""
         ...
 
     def save(self, slot: int) -> Any:
@@ -52,7 +59,7 @@ class Run:
 
 
 class Cells:
-    """Which sequence holds how many cells, and how many are in use in all."""
+    """Which sequence holds how many cells of one shared memory, and how many are in use in all."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -135,6 +142,9 @@ class Cells:
                 assert any(other is run for other in self._runs[holder]), "a holder lost its run"
         used = sum(run.size for run in runs.values())
         assert used == self.used, f"{used} cells are held, {self.used} are counted"
+        self._check_room()
+
+    def _check_room(self) -> None:
         assert self.used <= self.total, f"{self.used} of {self.total} cells are in use"
 
     def _drop(self, run: Run, slot: int) -> None:
@@ -157,3 +167,16 @@ class Cells:
                 return index + 1
             at -= run.size
         return len(runs)
+
+
+class Streams(Cells):
+    """The same where every sequence has a memory of its own, of `total` cells: nothing is shared."""
+
+    def copy(self, source: int, target: int, size: int) -> None:
+        """`target`, which holds nothing, gets copies of the first `size` (> 0) tokens of `source`."""
+        del source
+        self.append(target, size)
+
+    def _check_room(self) -> None:
+        for slot in self._runs:
+            assert self.held(slot) <= self.total, f"sequence {slot} holds more than {self.total} cells"

@@ -7,10 +7,10 @@ Pure: it knows nothing of ctypes, asyncio, text or time; the KV memory is behind
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from vllama.engines.llama.kv import Cells, Memory
-from vllama.engines.llama.parking import Parking
+from vllama.engines.llama.kv import Cells, Memory, Streams
+from vllama.engines.llama.parking import COPY_PER_COMPUTE, Parking
 from vllama.engines.llama.plan import Plan
 from vllama.engines.llama.prefix import Match, matches
 from vllama.engines.llama.sequence import Sequence, Slot, State
@@ -25,17 +25,23 @@ IDLE = 512
 """Cells of prefix cache that stay in the KV memory: attention looks at every cell in every step. The rest is parked in
 host memory. See docs/decisions/0003 for what idle cells cost."""
 
+GAP = 8
+"""A sequence that has fewer tokens to go is not moved to close a gap."""
+
+GAP_LONGEST = 2048
+"""Nor is one that holds more tokens: copying it would take as long as the gap costs in many steps."""
+
 PATIENCE = 4
 """Shorter prompts leave the oldest one at least one part in so many of a step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`cells` of KV memory, `slots` = sequence ids, `live` sequences at once, `batch` tokens in a step, `chunk`
-    prompt tokens in a step that others wait for, `idle` cells of prefix cache that no running sequence shares
-    (attention walks over them in every step), `parked` tokens of prefix cache in host memory. The flags say what the
-    model's memory can do: drop the tail of a sequence (`trim`), share a beginning (`copy`), move positions
-    (`shift`)."""
+    """`cells` of KV memory, of each sequence's own when `split`, else of one that all share; `slots` = sequence ids,
+    `live` sequences at once, `batch` tokens in a step, `chunk` prompt tokens in a step that others wait for, `idle`
+    cells of prefix cache in a shared memory that no running sequence shares (attention walks over them in every
+    step), `parked` tokens of prefix cache in host memory. The flags say what the model's memory can do: drop the
+    tail of a sequence (`trim`), share a beginning (`copy`), move positions (`shift`)."""
 
     cells: int
     slots: int = 64
@@ -44,6 +50,7 @@ class Limits:
     chunk: int = 128
     idle: int = IDLE
     parked: int = 0
+    split: bool = False
     trim: bool = True
     copy: bool = True
     shift: bool = True
@@ -56,9 +63,9 @@ class Scheduler:
     """
 
     def __init__(self, limits: Limits, memory: Memory) -> None:
-        self.limits = limits
+        self.limits = self._wanted = limits
         self.memory = memory
-        self.cells = Cells(limits.cells)
+        self.cells = Streams(limits.cells) if limits.split else Cells(limits.cells)
         self.parking = Parking(limits.parked, memory.discard)
         self.slots = [Slot(i) for i in range(limits.slots)]
         self.waiting: deque[Sequence] = deque()
@@ -106,10 +113,15 @@ class Scheduler:
                     (decoding if sequence.pending == 1 else filling).append(sequence)
             if not decoding and not filling:
                 return None
-            need = len(decoding) or 1
-            if self.cells.free >= need or self._make_room(need):
-                return self._rows(decoding, filling)
-            self._preempt()
+            if self.limits.split:
+                if self._lengthen(decoding):
+                    self._close_gap()
+                    return self._rows(decoding, filling)
+            else:
+                need = len(decoding) or 1
+                if self.cells.free >= need or self._make_room(need):
+                    return self._rows(decoding, filling)
+                self._preempt()
             if not self.live:
                 self._queue()
 
@@ -120,6 +132,10 @@ class Scheduler:
         kept waiting for it, unless there is much to move.
         """
         if not self.untidy:
+            return False
+        if self.limits.split:
+            # What is idle is in nobody's way.
+            self.untidy = False
             return False
         idle = self._idle_slots()
         running = {slot.id for slot in self.slots if slot.owner is not None}
@@ -134,6 +150,17 @@ class Scheduler:
             return False
         self._park(idle[0])
         return True
+
+    @property
+    def stretched(self) -> bool:
+        """Nothing runs, and the memory is not of the shape that it began with."""
+        return self.idle and (self.cells.total > self._wanted.cells or self.limits != self._wanted)
+
+    def shrink(self) -> bool:
+        """Give back what the memory grew by; to be called when `stretched` and nothing came for a while."""
+        for slot in self._idle_slots():
+            self._park(slot)
+        return self._reshape(self._wanted.slots, self._wanted.cells)
 
     def commit(self, plan: Plan) -> None:
         """The plan was decoded."""
@@ -218,10 +245,14 @@ class Scheduler:
             if not self._fits(sequence, found):
                 if self.live or self.following:
                     return
-                self.waiting.popleft()
-                sequence.state = State.DONE
-                self.failed.append(sequence)
-                continue
+                if self._narrow(sequence):
+                    continue
+                if len(sequence.tokens) >= self.cells.total:
+                    self.waiting.popleft()
+                    sequence.state = State.DONE
+                    self.failed.append(sequence)
+                    continue
+                # Alone it may have all there is, without the headroom and without what it could reuse.
             self.waiting.popleft()
             found = self._fetch(sequence, found)
             if not self._follow(sequence, found):
@@ -229,6 +260,9 @@ class Scheduler:
 
     def _fits(self, sequence: Sequence, found: list[Match]) -> bool:
         """Whether the prompt and a little output fit beside what is running, evicting and growing as needed."""
+        if self.limits.split:
+            want = len(sequence.tokens) + min(sequence.remaining, HEADROOM)
+            return want <= self.cells.total or self._grow(want)
         best = max(found, key=lambda match: match.ready, default=None)
         keep = {s.slot.id for s in self.live if s.slot is not None}
         if best is not None:
@@ -237,10 +271,7 @@ class Scheduler:
         demand = self.cells.held_by(keep) + len(sequence.tokens) - reuse + min(sequence.remaining, HEADROOM)
         demand += sum(s.pending + min(s.remaining, HEADROOM) for s in self.live)
         demand += sum(len(s.tokens) - s.need + min(s.remaining, HEADROOM) for s in self.following)
-        if demand <= self.cells.total or self._grow(demand):
-            return True
-        # Alone it may have all there is, without the headroom and without what it could reuse.
-        return not self.live and not self.following and len(sequence.tokens) < self.cells.total
+        return demand <= self.cells.total or self._grow(demand)
 
     def _follow(self, sequence: Sequence, found: list[Match]) -> bool:
         """Let it wait for a running sequence that is about to decode a long part of the same prompt."""
@@ -305,16 +336,30 @@ class Scheduler:
         best = max(found, key=lambda match: match.ready, default=None)
         if best is None or not best.ready or not self.limits.copy:
             return None
+        if self.limits.split and best.ready * COPY_PER_COMPUTE < best.slot.filled:
+            return None
         slot = self._empty_slot(keep=best.slot)
-        if slot is best.slot:
+        if slot is best.slot or not self.memory.copy(best.slot.id, slot.id, best.ready):
             return slot
-        self.memory.copy(best.slot.id, slot.id, best.ready)
         self.cells.copy(best.slot.id, slot.id, best.ready)
         slot.filled = best.ready
         return slot
 
     def _empty_slot(self, keep: Slot | None = None) -> Slot:
-        """The lowest slot that holds nothing, else the one that was idle longest; `keep` only if there is no other."""
+        """The lowest slot that holds nothing, else the one that was idle longest; `keep` only if there is no other.
+
+        With memories of their own, first of all a neighbour of those that run: the library decodes only
+        sequences with consecutive ids together.
+        """
+        if self.limits.split and self.live:
+            busy = {s.slot.id for s in self.live if s.slot is not None}
+            slot = min(
+                (slot for slot in self.slots if slot.owner is None),
+                key=lambda s: (s is keep, -((s.id - 1 in busy) + (s.id + 1 in busy)), bool(s.filled), s.used),
+            )
+            if slot.filled:
+                self._park(slot)
+            return slot
         for slot in self.slots:
             if slot.owner is None and not slot.filled:
                 return slot
@@ -326,34 +371,35 @@ class Scheduler:
     # Rows
 
     def _rows(self, decoding: list[Sequence], filling: list[Sequence]) -> Plan:
+        chosen = [(sequence, 1) for sequence in decoding]
+        if filling:
+            budget = self.limits.batch - len(decoding)
+            if decoding or len(filling) > 1:
+                budget = min(budget, self.limits.chunk)
+            if not self.limits.split:
+                wanted = min(budget, sum(s.pending for s in filling))
+                if self.cells.free < len(decoding) + wanted:
+                    self._make_room(len(decoding) + wanted)
+                budget = min(budget, self.cells.free - len(decoding))
+            chosen += _share_out(filling, budget)
+        if self.limits.split:
+            chosen.sort(key=_place)
         plan = Plan()
         tokens, positions, slots = plan.tokens, plan.positions, plan.slots
-        rows, outputs = plan.rows, plan.outputs
-        for sequence in decoding:
-            slot = sequence.slot
-            assert slot is not None
-            outputs.append((len(tokens), sequence))
-            tokens.append(sequence.tokens[-1])
-            positions.append(slot.filled)
-            slots.append(slot.id)
-            rows.append((sequence, 1))
-        if not filling:
-            return plan
-        budget = self.limits.batch - len(decoding)
-        if decoding or len(filling) > 1:
-            budget = min(budget, self.limits.chunk)
-        wanted = min(budget, sum(s.pending for s in filling))
-        if self.cells.free < len(decoding) + wanted:
-            self._make_room(len(decoding) + wanted)
-        budget = min(budget, self.cells.free - len(decoding))
-        for sequence, count in _share_out(filling, budget):
+        outputs = plan.outputs
+        plan.rows = chosen
+        for sequence, count in chosen:
             slot = sequence.slot
             assert slot is not None
             start = slot.filled
-            tokens += sequence.tokens[start : start + count]
-            positions += range(start, start + count)
-            slots += [slot.id] * count
-            rows.append((sequence, count))
+            if count == 1:
+                tokens.append(sequence.tokens[start])
+                positions.append(start)
+                slots.append(slot.id)
+            else:
+                tokens += sequence.tokens[start : start + count]
+                positions += range(start, start + count)
+                slots += [slot.id] * count
             if start + count == len(sequence.tokens):
                 outputs.append((len(tokens) - 1, sequence))
         return plan
@@ -372,12 +418,12 @@ class Scheduler:
             return found
         size = len(entry.tokens)
         busy = {s.slot.id for s in self.live if s.slot is not None}
-        if size + self.cells.held_by(busy) > self.cells.total:
+        if size + (0 if self.limits.split else self.cells.held_by(busy)) > self.cells.total:
             return found
         self.parking.touch(entry)
         slot = self._empty_slot()
         # Making room parks others, in whose favour this entry may have gone.
-        if self._make_room(size) and entry in self.parking.entries:
+        if (self.limits.split or self._make_room(size)) and entry in self.parking.entries:
             if self.memory.restore(slot.id, entry.state):
                 self.cells.append(slot.id, size)
                 slot.tokens = list(entry.tokens)
@@ -417,6 +463,74 @@ class Scheduler:
         if total > self.cells.total:
             self.cells.total = self.memory.grow(total)
         return self.cells.total >= cells
+
+    def _lengthen(self, decoding: list[Sequence]) -> bool:
+        """Room for one more token of each, in memories of their own. False: somebody had to end, look again."""
+        longest = max((s for s in decoding if s.slot is not None), key=lambda s: len(s.tokens), default=None)
+        if longest is None or len(longest.tokens) <= self.cells.total or self._grow(len(longest.tokens)):
+            return True
+        slot = longest.slot
+        self.finish(longest)
+        self.failed.append(longest)
+        if slot is not None:
+            self._forget(slot)
+        return False
+
+    def _close_gap(self) -> None:
+        """Move a running sequence into a hole between the others, one a step: a gap costs each step a pass."""
+        busy = sorted(s.slot.id for s in self.live if s.slot is not None)
+        if len(busy) < 2 or busy[-1] - busy[0] + 1 == len(busy):
+            return
+        # The end of the row that costs least to move in.
+        ends = sorted((self.slots[busy[0]], self.slots[busy[-1]]), key=lambda slot: slot.filled)
+        hole = next(i for i in range(busy[0] + 1, busy[-1]) if self.slots[i].owner is None)
+        for source in ends:
+            sequence = source.owner
+            assert sequence is not None
+            if not source.filled or sequence.remaining < GAP or source.filled > GAP_LONGEST:
+                continue
+            target = self.slots[hole]
+            if target.filled:
+                self._park(target)
+            if not self.memory.copy(source.id, target.id, source.filled):
+                continue
+            self.cells.copy(source.id, target.id, source.filled)
+            target.owner, target.tokens, target.filled, target.exact = (
+                sequence,
+                source.tokens,
+                source.filled,
+                source.exact,
+            )
+            sequence.slot = target
+            source.owner = None
+            self._forget(source)
+            return
+
+    def _narrow(self, sequence: Sequence) -> bool:
+        """Nothing runs, and this one does not fit: trade the number of memories for their length."""
+        want = len(sequence.tokens) + min(sequence.remaining, HEADROOM)
+        cells = self.cells.total
+        while cells < want:
+            cells *= 2
+        slots = len(self.slots)
+        while self.limits.split and slots > 1:
+            slots //= 2
+            if self._reshape(slots, cells):
+                return True
+        return False
+
+    def _reshape(self, slots: int, cells: int) -> bool:
+        if not self.memory.reshape(slots, cells):
+            return False
+        if slots != len(self.slots):
+            # Copies fit a memory of the same number of streams only.
+            for entry in list(self.parking.entries):
+                self.parking.drop(entry)
+        wanted = self._wanted
+        self.limits = wanted if slots == wanted.slots else replace(wanted, slots=slots, live=min(slots, wanted.live))
+        self.cells = Streams(cells) if wanted.split else Cells(cells)
+        self.slots = [Slot(i) for i in range(slots)]
+        return True
 
     def _forget(self, slot: Slot) -> None:
         self.memory.remove(slot.id, 0, -1)
@@ -496,6 +610,12 @@ class Scheduler:
             assert sequence.slot is None, f"sequence {sequence.id} waits in a slot"
             assert sequence.state is State.WAITING, f"sequence {sequence.id} waits while {sequence.state}"
         assert len(self.live) + len(self.following) <= self.limits.live, "too many sequences run"
+
+
+def _place(row: tuple[Sequence, int]) -> int:
+    slot = row[0].slot
+    assert slot is not None
+    return slot.id
 
 
 def _share_out(filling: list[Sequence], budget: int) -> list[tuple[Sequence, int]]:

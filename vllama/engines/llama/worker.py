@@ -25,11 +25,17 @@ from vllama.engines.llama import frames
 from vllama.engines.llama.batcher import Batcher
 from vllama.engines.llama.bindings import Context, LoadError, Log, Model, die_with_parent, offloads
 from vllama.engines.llama.embedder import Embedder
-from vllama.engines.pages import copies
+from vllama.engines.pages import affordable, copies
 from vllama.engines.pulse import PULSE
 
 CHUNK = 128
 """Prompt tokens in a step beside running decodes: larger chunks bring no throughput, only longer gaps."""
+
+LEAST = 512
+"""Cells of a sequence's own memory to begin with, at least."""
+
+REST_MS = 10_000
+"""After such a time without work, memory that grew is given back."""
 
 LULL_MS = 20
 """Housekeeping waits so long for the next request of a client that asks one after the other."""
@@ -59,6 +65,9 @@ class Worker:
             if idle and batcher is not None and batcher.untidy and not self._arrives(LULL_MS):
                 batcher.tidy()
                 continue
+            if idle and batcher is not None and batcher.stretched and not self._arrives(REST_MS):
+                batcher.shrink()
+                continue
             if not self._read(block=idle):
                 return
             if batcher is not None:
@@ -78,7 +87,10 @@ class Worker:
         self._socket.sendall(frames.pack(frame))
 
     def _arrives(self, milliseconds: int) -> bool:
-        """Whether a frame comes within that time."""
+        """Whether a frame or something prepared comes within that time."""
+        patience = self._batcher.preparation.patience() if self._batcher is not None else None
+        if patience is not None:
+            milliseconds = min(milliseconds, int(patience * 1000) + 1)
         if self._poll is not None:
             return bool(self._poll.poll(milliseconds))
         return bool(select.select([self._socket], [], [], milliseconds / 1000)[0])
@@ -173,17 +185,21 @@ class Worker:
 def _batcher(load: frames.Load, model: Model) -> Batcher | Embedder:
     if model.pools:
         return Embedder(model, threads=load.threads, flash_attention=load.flash_attention)
-    slots = min(2 * load.live if not model.recurrent else load.live, 256)
+    # Recurrent state is not made of cells: one memory holds it for all.
+    split = not model.recurrent
+    slots = min(load.live, 256)
     # Every sequence may want logits in one step; the library aborts on more outputs than batch rows.
     batch = max(load.batch, slots)
     context = Context(
         model,
-        cells=load.cells,
+        cells=max(load.cells // slots, LEAST) if split else load.cells,
         slots=slots,
         batch=batch,
         threads=load.threads,
         flash_attention=load.flash_attention,
         kv_type=load.kv_cache_type,
+        split=split,
+        affordable=affordable,
     )
     return Batcher(model, context, live=load.live, batch=batch, chunk=CHUNK, kv_type=load.kv_cache_type)
 
