@@ -97,6 +97,8 @@ def bench(session: nox.Session) -> None:
     control(session)
     if "--dry-run" not in session.posargs:
         session.run("python", "-m", "vllama.bench", "overhead", "--no-budget")
+        if not (ROOT / "results" / "selfcheck.json").exists():
+            session.run("python", "-m", "vllama.bench", "selfcheck")
     session.run("python", "-m", "vllama.bench", "run", *session.posargs)
 
 

@@ -14,7 +14,7 @@ from vllama.bench.checks.conclusions import autocorrelation
 from vllama.bench.checks.settings import settings
 from vllama.bench.checks.work import Agreement, compare
 from vllama.bench.mutate import CONTROL, SUBJECT, planted_run
-from vllama.bench.results import Run, Sample, Slot
+from vllama.bench.results import Run, Sample, Score, Slot
 
 MS = 1_000_000
 
@@ -188,3 +188,31 @@ def test_every_id_of_the_page_exists_and_every_check_is_on_the_page() -> None:
     page = (Path(__file__).parent.parent.parent / "docs" / "validity.md").read_text(encoding="utf-8")
     for check in checks.CHECKS:
         assert f"| {check.id} |" in page, check.id
+
+
+def test_counts_are_checked_by_the_models_own_tokenizer() -> None:
+    run = sound()
+    mine = [s for slot in run.slots if slot.system == SUBJECT for s in run.samples[slot.index] if s.ok]
+
+    def judged(tokens: Callable[[Sample], int]) -> Run:
+        return replace(run, scores=[Score(s.slot, s.index, (0.0,), tokens(s)) for s in mine])
+
+    assert verdict(run, "T1c") is None
+    assert verdict(judged(lambda s: -1), "T1c") is None, "records from before there was this count"
+    assert verdict(judged(lambda s: s.n_out), "T1c") is True
+    assert verdict(judged(lambda s: s.n_out - (s.slot % 4 == 0 and s.index == 0)), "T1c") is True
+    assert verdict(judged(lambda s: s.n_out * 9 // 10), "T1c") is False
+
+
+def test_swap_in_use_is_said_and_not_judged() -> None:
+    run = sound()
+    machine = {**run.environment["machine"], "usable_cores": 2, "swap_used_bytes": 64 << 20}
+    found = judge_all(environment(run, machine=machine, threads=2))["E2b"][""]
+    assert found.ok is True
+    assert "64 MiB of swap" in found.detail
+
+
+def test_a_chat_shares_the_head_of_its_template() -> None:
+    run = with_samples(sound(), lambda slot, sample: {"n_cached": 20})
+    assert verdict(run, "C1") is False
+    assert verdict(with_slots(run, kind="constrained"), "C1") is None

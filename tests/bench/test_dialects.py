@@ -171,3 +171,14 @@ def test_embeddings() -> None:
     assert read_reply(exchange({"embeddings": [[1], []]})).error == "an embedding is empty"
     refused = Exchange(status=501, pieces=[(1, b'{"error":"This server does not support embeddings."}')])
     assert "does not support embeddings" in read_reply(refused).error
+
+
+def test_cached_tokens_of_ollamas_api_stand_in_a_header() -> None:
+    last = {"response": "a", "done": True, "done_reason": "length", "prompt_eval_count": 9, "eval_count": 1}
+    assert read_reply(exchange(last)).n_cached == -1
+    answer = exchange(last)
+    answer.headers["x-vllama-cached-tokens"] = "7"
+    reply = read_reply(answer)
+    assert (reply.n_cached, reply.n_prompt) == (7, 9)
+    answer.headers["x-vllama-cached-tokens"] = "many"
+    assert read_reply(answer).n_cached == -1

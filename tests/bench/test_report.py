@@ -16,7 +16,7 @@ from vllama.bench import report
 from vllama.bench.measure import METRICS
 from vllama.bench.report import drawing, figures, markdown, numbers, page, setup
 from vllama.bench.report.blocks import Figure, Table
-from vllama.bench.report.document import document, figures_of, main_table
+from vllama.bench.report.document import document, figures_of, legend, main_tables
 from vllama.bench.results import Run, read_run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -303,12 +303,31 @@ def test_agreement_counts_equal_texts() -> None:
 
 
 def test_colours_mark_what_is_certain(real: Run) -> None:
-    table = main_table(real)
-    for (y, x), kind in table.kinds.items():
-        assert not table.rows[y][x].endswith("~")
-        assert "[" in table.rows[y][x]
-        assert kind in ("good", "bad")
-    assert table.kinds
+    tables = [block for block in main_tables(real) if isinstance(block, Table)]
+    assert len(tables) == len(real.cells)
+    for table in tables:
+        for (y, x), kind in table.kinds.items():
+            assert not table.rows[y][x].endswith("~")
+            assert "[" in table.rows[y][x]
+            assert kind in ("good", "bad")
+    assert any(table.kinds for table in tables)
+
+
+def test_each_cell_has_a_row_for_each_system_the_control_first_and_ours_next(real: Run) -> None:
+    last = main_tables(real)[-1]
+    assert isinstance(last, Table)
+    assert [row[0] for row in last.rows][:2] == ["llama-server (control)", "vLLama"]
+    assert len(last.rows) == len(real.systems)
+    assert {"CPU, s per 1,000 tok", "memory, MiB"} <= set(last.head)
+    assert {row[2] for row in last.rows if row[0].endswith("(control)")} == {"1"}
+
+
+def test_the_clients_own_error_stands_above_the_table(real: Run) -> None:
+    assert "vllama bench selfcheck" in legend(real)
+    environment = {**real.environment, "client_error_ms": {"idle": 0.0712, "busy": 0.3}}
+    shown = legend(replace(real, environment=environment))
+    assert "at most 0.07 ms on an idle machine, 0.30 ms beside two busy threads" in shown
+    assert "vllama bench selfcheck" not in shown
 
 
 def test_the_readme_block_needs_its_markers() -> None:

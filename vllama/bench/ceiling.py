@@ -98,8 +98,8 @@ class Ceiling:
         return gaps
 
     def count(self, text: str) -> int:
-        """Tokens of a text, a leading token that the model wants included."""
-        return len(self._tokenize(text)) if text else 0
+        """Tokens of a text, without any that the model wants in front of it."""
+        return len(self._tokenize(text, begin=False)) if text else 0
 
     def _logits(self, row: int) -> np.ndarray[Any, np.dtype[np.float32]]:
         return np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self._context, row), (self._size,))
@@ -143,10 +143,10 @@ class Ceiling:
         if code := llama_cpp.llama_decode(self._context, batch):
             raise RuntimeError(f"llama_decode returned {code}")
 
-    def _tokenize(self, text: str) -> list[int]:
+    def _tokenize(self, text: str, *, begin: bool = True) -> list[int]:
         raw = text.encode()
         buffer = (llama_cpp.llama_token * (len(raw) + 8))()
-        n = llama_cpp.llama_tokenize(self._vocab, raw, len(raw), buffer, len(buffer), True, True)
+        n = llama_cpp.llama_tokenize(self._vocab, raw, len(raw), buffer, len(buffer), begin, True)
         if n <= 0:
             raise RuntimeError("cannot tokenise the prompt")
         return list(buffer[:n])

@@ -132,6 +132,10 @@ def _encode(body: dict[str, Any]) -> bytes:
     return json.dumps(body, ensure_ascii=False).encode()
 
 
+CACHED_HEADER = "x-vllama-cached-tokens"
+"""Ollama's API has no field for them; vLLama says them beside it (docs/http.md)."""
+
+
 def lines(pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
     """(arrival, line) for each line, without its LF or CRLF; split anywhere; a last line without LF counts."""
     held = bytearray()
@@ -198,6 +202,8 @@ def read_reply(exchange: Exchange) -> Reply:
         reply.t_first_event = reply.t_first_event or arrival
         choices = choices or bool(event.get("choices"))
         ended = _read_event(reply, arrival, event) or ended
+    if reply.n_cached < 0 and (said := exchange.headers.get(CACHED_HEADER, "")).isdecimal():
+        reply.n_cached = int(said)
     if not reply.error and not exchange.cancelled:
         if not ended:
             reply.error = "the stream ended without a last event"

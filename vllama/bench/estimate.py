@@ -26,6 +26,9 @@ FIRST_S = 15.0
 SCORED_S = 3.0
 """Per run: hashing the model, and judging the answers of one system."""
 
+SCREENED = 1.3
+"""Of the time of a slot: some prompts are refused and others asked instead."""
+
 TOKEN_S, BATCHED_TOKEN_S, PROMPT_TOKEN_S = 0.0125, 0.0095, 0.004
 """Of a model of 135 million parameters on two cores; only used for cells that nobody has measured here."""
 
@@ -41,12 +44,15 @@ HEADLINE_METRICS = ("ttft", "decode", "aggregate", "e2e")
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """`seconds` in all; `measured` is the share of the slots whose time is known from earlier results."""
+    """`seconds` in all; `measured` is the share of the slots whose time is known from earlier results. `screening` is
+    the part of `fixed` that the prompts' screening takes, once for a model."""
 
     seconds: float
     measured: float
     per_pair: float
     fixed: float
+
+    screening: float = 0.0
 
     def pairs_within(self, budget: float) -> int:
         """How many pairs fit into that many seconds."""
@@ -63,8 +69,11 @@ class Detectable:
     origin: str
 
 
-def duration(plan: Plan, cells: Mapping[str, Sequence[str]], earlier: Iterable[Path]) -> Duration:
-    """`cells`: the systems of each cell. `earlier`: result folders."""
+def duration(
+    plan: Plan, cells: Mapping[str, Sequence[str]], earlier: Iterable[Path], unscreened: Iterable[Cell] = ()
+) -> Duration:
+    """`cells`: the systems of each cell. `earlier`: result folders. `unscreened`: the cell of each slot whose prompts
+    are still to be screened."""
     known = _walls(earlier)
     by_cell = {cell: [w for (c, _), walls in known.items() if c == cell for w in walls] for cell in cells}
     block, slots, found = 0.0, 0, 0
@@ -77,8 +86,9 @@ def duration(plan: Plan, cells: Mapping[str, Sequence[str]], earlier: Iterable[P
             found += bool(walls)
     systems = {key for keys in cells.values() for key in keys}
     # Warming up is about one slot of each kind at each system, with shorter answers.
-    fixed = FIRST_S + len(systems) * (START_S + SCORED_S) + 0.3 * block
-    return Duration(fixed + plan.pairs * block, found / slots if slots else 0.0, block, fixed)
+    screening = sum(SCREENED * guess(plan.scenario(cell.scenario), cell) for cell in unscreened)
+    fixed = FIRST_S + len(systems) * (START_S + SCORED_S) + 0.3 * block + screening
+    return Duration(fixed + plan.pairs * block, found / slots if slots else 0.0, block, fixed, screening)
 
 
 def guess(scenario: Scenario, cell: Cell) -> float:

@@ -147,11 +147,13 @@ class Score:
     """One answer, judged by the raw engine, which was given the prompt and the answer and asked for its own choices.
 
     `gaps` has, for each of the answer's tokens, how far its logit lies below the engine's best (0 = it is the best).
+    `tokens` is how many tokens the answer's text has for the model's own tokenizer, -1 = not counted.
     """
 
     slot: int
     index: int
     gaps: tuple[float, ...]
+    tokens: int = -1
 
 
 class CannotWrite(ConfigError):

@@ -15,7 +15,7 @@ from vllama.bench.checks import failures, judge_all
 from vllama.bench.exits import EXIT_INTERRUPTED, EXIT_INVALID, EXIT_OK, EXIT_USAGE
 from vllama.bench.loads import lacks
 from vllama.bench.observer import Observer
-from vllama.bench.plan import Plan, plan_from_record, read_plan
+from vllama.bench.plan import Cell, Plan, plan_from_record, read_plan
 from vllama.bench.results import Run, read_run
 from vllama.bench.run import find, make_setup, model_path, run
 from vllama.bench.screening import Screening
@@ -132,7 +132,7 @@ def without_valid_slot(run: Run) -> list[str]:
 def describe(plan: Plan, root: Path, earlier: Sequence[Path], say: Say) -> None:
     """What a run would do: systems, order, duration, what it could detect. Starts and writes nothing."""
     say(f"plan {plan.id} (profile {plan.profile}): {plan.title}; {plan.pairs} pairs, seed {plan.seed}")
-    cells, missing, screening = _outlook(plan, root)
+    cells, missing, unscreened = _outlook(plan, root)
     for key, reason in missing.items():
         say(f"  {key}: not measured, {reason.splitlines()[0]}")
     for number, cell in enumerate(plan.cells):
@@ -145,11 +145,11 @@ def describe(plan: Plan, root: Path, earlier: Sequence[Path], say: Say) -> None:
             say(f"  pair {block}: {' > '.join(row)}")
         if len(rows) > 2:
             say(f"  and {len(rows) - 2} more in balanced order")
-    long = estimate.duration(plan, cells, earlier)
-    note = f"; and {screening} slots' prompts are still to be screened, once" if screening else ""
+    long = estimate.duration(plan, cells, earlier, unscreened)
+    note = f", {long.screening:.0f} s of it for screening prompts, once for this model" if unscreened else ""
     say(
-        f"about {long.seconds / 60:.0f} minutes ({long.fixed:.0f} s, and {long.per_pair:.0f} s a pair; "
-        f"{long.measured:.0%} of the slots are known from earlier runs{note})"
+        f"about {long.seconds / 60:.0f} minutes ({long.fixed:.0f} s before and after{note}; {long.per_pair:.0f} s a "
+        f"pair; {long.measured:.0%} of the slots are known from earlier runs)"
     )
     if plan.pairs < MIN_PAIRS:
         say(f"{plan.pairs} pairs are too few for an interval: {MIN_PAIRS} are needed")
@@ -167,8 +167,8 @@ def describe(plan: Plan, root: Path, earlier: Sequence[Path], say: Say) -> None:
         )
 
 
-def _outlook(plan: Plan, root: Path) -> tuple[dict[str, list[str]], dict[str, str], int]:
-    """Cell -> systems that would be measured; missing systems; slots to screen."""
+def _outlook(plan: Plan, root: Path) -> tuple[dict[str, list[str]], dict[str, str], list[Cell]]:
+    """Cell -> systems that would be measured; missing systems; the cell of each slot to screen."""
     with tempfile.TemporaryDirectory(prefix="vllama-bench-") as name:
         scratch = Path(name)
         gguf = model_path(plan.model)
@@ -183,7 +183,9 @@ def _outlook(plan: Plan, root: Path) -> tuple[dict[str, list[str]], dict[str, st
             ]
             for cell in plan.cells
         }
-        return cells, missing, Screening(plan, setup, _silent).read() if plan.model.sha256 else 0
+        screening = Screening(plan, setup, _silent)
+        screening.read()
+        return cells, missing, screening.cells if plan.model.package or plan.model.path else []
 
 
 def _plan(args: argparse.Namespace, root: Path) -> Plan:
@@ -205,8 +207,8 @@ def _plan(args: argparse.Namespace, root: Path) -> Plan:
 
 def _within(plan: Plan, root: Path, earlier: Sequence[Path], budget: float, say: Say) -> Plan:
     """The plan with as many pairs as fit. Decided before anything is measured, so it cannot follow the results."""
-    cells, _, _ = _outlook(plan, root)
-    fit = min(plan.pairs, estimate.duration(plan, cells, earlier).pairs_within(budget))
+    cells, _, unscreened = _outlook(plan, root)
+    fit = min(plan.pairs, estimate.duration(plan, cells, earlier, unscreened).pairs_within(budget))
     if fit < 1:
         raise ConfigError(f"not one pair fits into {budget / 60:.0f} minutes; see --dry-run")
     if fit < plan.pairs:

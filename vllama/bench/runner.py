@@ -26,6 +26,7 @@ from vllama.bench.observer import Observer, Outline, Ratio
 from vllama.bench.plan import Cell, Plan
 from vllama.bench.results import CannotWrite, Run, Sample, Slot, Writer, read_run
 from vllama.bench.screening import Screening, score
+from vllama.bench.selfcheck import read_bound
 from vllama.bench.stats import paired_ratio, williams_order
 from vllama.bench.systems import Setup, System, SystemFailed
 from vllama.errors import ConfigError
@@ -71,6 +72,7 @@ class Runner:
         self._deadline = time.monotonic() + budget if budget else float("inf")
         self._done: set[tuple[int, str, str]] = set()
         self._slots = 0
+        self._client_error = read_bound(setup.root / "results" / "selfcheck.json") or {}
         self._resumed: list[dict[str, Any]] = []
         self._restarted: set[str] = set()
         self._values: dict[tuple[str, str, str], dict[int, float]] = {}
@@ -169,6 +171,7 @@ class Runner:
                 "threads": self.setup.threads,
                 "model": {"file": self.setup.gguf.name if self.setup.sha256 else "", "sha256": self.setup.sha256},
                 "screened": self.screening.complete,
+                "client_error_ms": self._client_error,
                 "warmup_prompts": sorted(self.warmups),
                 "systems": {
                     key: {

@@ -45,6 +45,11 @@ class Screening:
                 self.attempts |= json.loads(self._cache(scenario).read_text())
         return len(self._open())
 
+    @property
+    def cells(self) -> list[Cell]:
+        """The cell of each slot that is still to screen."""
+        return [cell for _, cell, _ in self._open()]
+
     def _write(self) -> None:
         for scenario in self._plan.scenarios:
             mine = {key: value for key, value in self.attempts.items() if key.startswith(f"{scenario.id}/")}
@@ -134,8 +139,11 @@ async def score(run: Run, plan: Plan, screening: Screening, setup: Setup, say: S
                     if sample.ok and sample.prompt_sha in asked
                 ]
             count = min(SCORED, len(answers))
-            for sample, prompt in (answers[i * len(answers) // count] for i in range(count)):
-                scores.append(Score(sample.slot, sample.index, tuple(await ceiling.gaps(prompt, sample.text))))
+            chosen = [answers[i * len(answers) // count] for i in range(count)]
+            tokens = await ceiling.count([sample.text for sample, _ in chosen])
+            for (sample, prompt), counted in zip(chosen, tokens, strict=True):
+                gaps = tuple(await ceiling.gaps(prompt, sample.text))
+                scores.append(Score(sample.slot, sample.index, gaps, counted))
     finally:
         await ceiling.stop()
     return scores

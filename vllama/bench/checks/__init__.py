@@ -28,6 +28,7 @@ CHECKS = (
     Check("M3", "warm-up prompts are others", "run", wire.warmup_disjoint),
     Check("T1", "tokens counted as tokens", "system", wire.counted_as_tokens),
     Check("T1b", "counts that fit the text", "system", work.counts_fit_text),
+    Check("T1c", "counts that re-tokenising confirms", "system", work.counted_again),
     Check("T2", "a real stream", "system", wire.really_streams),
     Check("T3", "the same tokenizer", "system", wire.same_tokenizer),
     Check("N1", "no Nagle delay", "system", wire.no_nagle),

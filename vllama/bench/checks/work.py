@@ -41,6 +41,8 @@ MAX_TEXT_PER_TOKEN = 2.5
 MAX_MISCOUNTED = 0.02
 """An answer with two and a half times more or less text for each token than the control's, to the same prompt."""
 
+MAX_RECOUNT = 0.03
+
 GREEDY = {"temperature": 0, "top_k": 1, "repeat_penalty": 1}
 
 
@@ -77,8 +79,12 @@ def prompt_tokens(run: Run, system: str) -> Verdict:
 
 
 def no_prefix_hits(run: Run, system: str) -> Verdict:
-    """C1: where a scenario shares a prefix on purpose it says so, and is left out."""
-    said = [sample.n_cached for _, sample in answered(run, system) if sample.n_cached >= 0 and not sample.reuses]
+    """C1: where a scenario shares a prefix on purpose it says so and is left out; chats share their template's head."""
+    said = [
+        sample.n_cached
+        for slot, sample in answered(run, system)
+        if sample.n_cached >= 0 and not sample.reuses and slot.kind not in ("constrained", "conversation")
+    ]
     if not said:
         return Verdict(None, "the API does not say; the nonce stands first in every prompt")
     bad = sum(cached > MAX_CACHED_TOKENS for cached in said)
@@ -156,6 +162,27 @@ def counts_fit_text(run: Run, system: str) -> Verdict:
     return Verdict(
         bad / len(ratios) <= MAX_MISCOUNTED,
         f"{len(ratios) - bad} of {len(ratios)} answers with about as much text for each token as the control's",
+    )
+
+
+def counted_again(run: Run, system: str) -> Verdict:
+    """T1c: the counts of a sample of the answers, against the model's own tokenizer.
+
+    Text need not split again into the very tokens that were sampled, and half a character at the end is lost, but
+    that is the same for all: what differs by more than a few per cent in sum was counted otherwise.
+    """
+    said = {(s.slot, s.index): s.n_out for _, s in answered(run, system) if s.n_out > 0}
+    both = [
+        (said[score.slot, score.index], score.tokens)
+        for score in run.scores
+        if score.tokens > 0 and (score.slot, score.index) in said
+    ]
+    if not both:
+        return Verdict(None, "no answers counted again")
+    claimed, counted = (sum(numbers) for numbers in zip(*both, strict=True))
+    return Verdict(
+        abs(claimed / counted - 1) <= MAX_RECOUNT,
+        f"{claimed} tokens said for {len(both)} answers, {counted} by the model's own tokenizer",
     )
 
 

@@ -28,6 +28,7 @@ from vllama.bench.report.numbers import (
 from vllama.bench.results import Run
 
 SIGNS: dict[bool | None, str] = {True: "ok", False: "**FAILED**", None: "n/a"}
+CLIENT_LOADS = {"idle": "on an idle machine", "busy": "beside two busy threads"}
 KINDS: dict[bool | None, Kind] = {True: "good", False: "bad", None: "weak"}
 
 
@@ -43,7 +44,7 @@ def document(run: Run, claims: Sequence[Claim] = ()) -> list[Section]:
         Section("claims", "In short", (Text(scope(run)), *_headline(run, failures(verdicts)))),
         Section("verdicts", "What was claimed, and what it wants of itself", _claims(run, claims)),
         Section("losses", "Where vLLama is behind", losses_blocks(run)),
-        Section("table", "The table", (Text(legend(run)), main_table(run))),
+        Section("table", "The table", (Text(legend(run)), *main_tables(run))),
         Section("validity", "Is the comparison valid?", _validity(run, verdicts)),
         Section("ratios", "Ratios to the control", plots("forest")),
         Section("load", "Against the number of streams", plots("curves"), html_only=True),
@@ -86,8 +87,17 @@ def legend(run: Run) -> str:
     return (
         f"Median over the slots ± robust spread (scaled median absolute deviation). ÷ is the ratio to "
         f"{title(run, run.plan['control'])} in the same pair: Hodges-Lehmann estimate with the exact "
-        f"{run.plan['confidence']:.0%} interval; ~ means that the interval contains 1."
+        f"{run.plan['confidence']:.0%} interval; ~ means that the interval contains 1. {client_error(run)}"
     )
+
+
+def client_error(run: Run) -> str:
+    """What a latency can be wrong by because of the client that took it."""
+    bounds: Mapping[str, float] = run.environment.get("client_error_ms", {})
+    said = [f"{bounds[load]:.2f} ms {when}" for load, when in CLIENT_LOADS.items() if load in bounds]
+    if not said:
+        return "The client's own error was not measured on this machine (`vllama bench selfcheck`)."
+    return f"The client's own error in a first text or a gap is at most {', '.join(said)} (99th percentile, selfcheck)."
 
 
 def _headline(run: Run, bad: Sequence[str]) -> tuple[Block, ...]:
@@ -147,34 +157,52 @@ def _excuse(run: Run, cell: str, system: str) -> str:
     return run.not_measured.get(cell, {}).get(system, {}).get("verdict", "–")
 
 
-def _row(run: Run, cell: str, metric: Metric) -> tuple[list[str], dict[int, Kind]]:
-    row = [cell, f"{metric.title}, {metric.unit}", spread(run, cell, run.plan["control"], metric)]
+def _row(run: Run, cell: str, system: str, metrics: Sequence[Metric]) -> tuple[list[str], dict[int, Kind]]:
+    control = run.plan["control"]
+    row = [f"{title(run, system)} (control)" if system == control else title(run, system)]
     kinds: dict[int, Kind] = {}
-    for system in others(run):
+    for metric in metrics:
         shown = spread(run, cell, system, metric)
-        found = ratio(run, cell, system, metric) if comparable(run, system, metric) else None
-        row += [_excuse(run, cell, system) if shown == "–" else shown, short(found)]
+        found = None
+        if system != control and comparable(run, system, metric):
+            found = ratio(run, cell, system, metric)
+        row += [_excuse(run, cell, system) if shown == "–" else shown, "1" if system == control else short(found)]
         if found is not None and found.excludes_one:
             better = found.value > 1 if metric.better == "higher" else found.value < 1
             kinds[len(row) - 1] = "good" if better else "bad"
     return row, kinds
 
 
-def main_table(run: Run) -> Table:
-    """What each cell is for, and at last what the run costs in CPU time and memory."""
-    head = ["scenario", "metric", f"{title(run, run.plan['control'])} (control)"]
-    for system in others(run):
-        head += [title(run, system), "÷"]
-    wanted = headline(run)
-    if run.cells:
-        wanted += [(run.cells[-1], METRICS[key]) for key in ("cpu", "pss")]
-    rows = []
-    kinds: dict[tuple[int, int], Kind] = {}
-    for y, (cell, metric) in enumerate(wanted):
-        row, colours = _row(run, cell, metric)
-        rows.append(tuple(row))
-        kinds |= {(y, x): kind for x, kind in colours.items()}
-    return Table(tuple(head), tuple(rows), kinds)
+def main_tables(run: Run) -> tuple[Block, ...]:
+    """What each cell is for, a table each, and in the last one what the run costs in CPU time and memory."""
+    wanted: dict[str, list[Metric]] = {}
+    for cell, metric in headline(run):
+        wanted.setdefault(cell, []).append(metric)
+    if busiest := _busiest(run):
+        wanted.setdefault(busiest, []).extend(METRICS[key] for key in ("cpu", "pss"))
+    titles = {scenario["id"]: scenario["title"] for scenario in run.plan["scenarios"]}
+    blocks: list[Block] = []
+    for cell, metrics in wanted.items():
+        head = ["system"]
+        for metric in metrics:
+            head += [f"{metric.title}, {metric.unit}", "÷"]
+        rows = []
+        kinds: dict[tuple[int, int], Kind] = {}
+        for y, system in enumerate([run.plan["control"], *others(run)]):
+            row, colours = _row(run, cell, system, metrics)
+            rows.append(tuple(row))
+            kinds |= {(y, x): kind for x, kind in colours.items()}
+        blocks += [
+            Text(f"**{cell}**: {titles.get(cell.partition('/')[0], '')}"),
+            Table(tuple(head), tuple(rows), kinds),
+        ]
+    return tuple(blocks)
+
+
+def _busiest(run: Run) -> str:
+    """The cell with the most requests at once, the last of them: where memory and CPU time say most."""
+    at_once = {cell: next(slot.concurrency for slot in run.slots if slot.cell == cell) for cell in run.cells}
+    return max(reversed(run.cells), key=lambda cell: at_once[cell], default="")
 
 
 def _validity(run: Run, verdicts: Mapping[str, Mapping[str, Verdict]]) -> tuple[Block, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from vllama.bench.checks import failures, judge_all
 from vllama.bench.claims import Claim
 from vllama.bench.report.blocks import Block, Bullets, Figure, Text
-from vllama.bench.report.document import document, legend, losses_blocks, main_table, scope
+from vllama.bench.report.document import document, legend, losses_blocks, main_tables, scope
 from vllama.bench.results import Run
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -60,7 +60,7 @@ def summary(run: Run) -> str:
         Text("Where vLLama is behind, in the metrics of the table below (the report has all metrics):"),
         losses_blocks(run, only_headline=True)[0],
         Text(legend(run)),
-        main_table(run),
+        *main_tables(run),
         Text(f"{verdict} [The whole report](reports/{run.name}.md), [raw records](results/{run.name})."),
     ]
     return "\n\n".join(block(part, run.name).strip("\n") for part in parts)

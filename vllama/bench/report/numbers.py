@@ -107,7 +107,7 @@ def headline(run: Run) -> list[tuple[str, Metric]]:
     found = []
     for cell in run.cells:
         first = next(slot for slot in run.slots if slot.cell == cell)
-        usual = ["ttft", "decode", "aggregate"] if first.concurrency == 1 else ["ttft", "aggregate"]
+        usual = ["ttft", "decode", "aggregate", "e2e"] if first.concurrency == 1 else ["ttft", "aggregate"]
         special = [key for key in SPECIAL if _has(run, cell, key)]
         keys = special or (usual if first.stream else ["e2e"])
         goodput = ["goodput"] if first.slo else []

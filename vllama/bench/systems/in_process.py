@@ -85,7 +85,7 @@ class InProcess(System):
         return found
 
     async def count(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens each text has for the model's own tokenizer, a leading token of the model's included."""
+        """How many tokens each text has for the model's own tokenizer, without a leading token of the model's."""
         found: list[int] = await self._ask({"count": list(texts)})
         return found
 
