@@ -163,8 +163,20 @@ def judge(claim: Claim, run: Run) -> Verdict:
         return Verdict(claim, WORDS[2], f"validity checks failed: {', '.join(bad)}", cell)
     samples = _samples(claim, run, cell, base or cell)
     if len(samples) < MIN_PAIRS:
-        return Verdict(claim, WORDS[2], f"{len(samples)} pairs, {MIN_PAIRS} are needed", cell)
+        return Verdict(claim, WORDS[2], _too_few(claim, samples), cell)
     return _compare(claim, run, cell, samples)
+
+
+def _too_few(claim: Claim, samples: Sequence[float]) -> str:
+    """The estimate stands there all the same: a bad one must not hide behind a missing pair."""
+    needed = f"{len(samples)} pairs, {MIN_PAIRS} are needed"
+    if not samples:
+        return needed
+    value = stats.hodges_lehmann(samples)
+    metric = metric_of(claim)
+    if claim.how in ("ratio", "scaling"):
+        return f"{needed}; so far {math.exp(value):.3f}"
+    return f"{needed}; so far {value:{'+' if claim.how == 'difference' else ''}.{metric.digits}f} {metric.unit}"
 
 
 def _compare(claim: Claim, run: Run, cell: str, samples: Sequence[float]) -> Verdict:

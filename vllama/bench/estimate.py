@@ -23,7 +23,7 @@ BETWEEN_S = 0.36
 """Around a slot: a small request to the system, probes, records."""
 
 FIRST_S = 15.0
-SCORED_S = 3.0
+SCORED_S = 7.0
 """Per run: hashing the model, and judging the answers of one system."""
 
 SCREENED = 1.3

@@ -82,9 +82,10 @@ def main(args: argparse.Namespace, root: Path, say: Say) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         left = [args.resume] if args.resume else sorted(set(results.glob("*")) - before)
         say("interrupted; what was measured is kept")
+        out, pages = (f" --out {args.out}", f" --out {reports}") if args.out else ("", "")
         for one in left:
-            say(f"  go on:  python -m vllama.bench run --resume {one}")
-            say(f"  report: python -m vllama.bench report {one}")
+            say(f"  go on:  python -m vllama.bench run --resume {one}{out}")
+            say(f"  report: python -m vllama.bench report {one}{pages}")
         return EXIT_INTERRUPTED
     measured = read_run(folder)
     return conclude(measured, folder, reports, (args.systems or "").split(","), say)

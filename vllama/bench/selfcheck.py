@@ -32,6 +32,7 @@ from vllama.bench.client import Connection, Exchange, fetch
 from vllama.bench.dialects import Reply, read_reply
 from vllama.bench.exits import EXIT_MISSED, EXIT_OK
 from vllama.bench.golden import NAGLE_S, Script, golden_process
+from vllama.errors import ConfigError
 
 SCHEMA = 1
 GOAL_MS = 0.5
@@ -212,6 +213,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def main(args: argparse.Namespace, root: Path, say: Callable[[str], None]) -> int:
     """Check, print, keep; 0 if everything exact came back and, with --strict, the goal is met."""
+    if args.requests < 1:
+        raise ConfigError("--requests must be at least 1")
     found = await check(args.requests, short=args.short)
     path = args.out or root / "results" / "selfcheck.json"
     if not args.short or args.out:

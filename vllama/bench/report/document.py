@@ -71,9 +71,10 @@ def scope(run: Run) -> str:
     """What the numbers hold for: one sentence that stands above every table."""
     machine, plan = run.environment["machine"], run.plan
     state = run.environment["state"]
+    pairs = "1 pair" if plan["pairs"] == 1 else f"{plan['pairs']} pairs"
     note = "" if state == "complete" else f" **This run is {state}.**"
     return (
-        f"Run `{run.name}`, plan `{plan['id']}`, {plan['pairs']} pairs. {machine['cpu']}, "
+        f"Run `{run.name}`, plan `{plan['id']}`, {pairs}. {machine['cpu']}, "
         f"{machine['usable_cores']} usable cores, {machine['os']} {machine['kernel']}; {run.environment['threads']} "
         f"compute threads for every system; model {run.environment['model']['file']} "
         f"(sha256 {run.environment['model']['sha256'][:12]}…); context {plan['ctx']} tokens per request, "

@@ -191,4 +191,6 @@ def spread(run: Run, cell: str, system: str, metric: Metric) -> str:
     found = list(values(run, cell, system, metric).values())
     if not found:
         return "–"
-    return f"{median(found):.{metric.digits}f} ±{relative_spread(found):.1%}"
+    middle = f"{median(found):.{metric.digits}f}"
+    # One slot has no spread, and "±0.0 %" would say that it is exact.
+    return f"{middle} ±{relative_spread(found):.1%}" if len(found) > 1 else middle
