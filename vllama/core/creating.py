@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from vllama.config import Settings
 from vllama.models.create import CreateRequest, CreateTools, DetectedTemplate, Status, create
 from vllama.models.library import Library
+from vllama.models.names import Name
 from vllama.prompts.autodetect import autodetect
 from vllama.prompts.gotemplate import parse
 
 
-def create_model(request: CreateRequest, library: Library, settings: Settings) -> Iterator[Status]:
-    """The status lines of /api/create; blocks while it works. Raises VllamaError at any step."""
-    tools = CreateTools(autodetect=_detect, check_template=_check, prune=not settings.noprune)
+def create_model(
+    request: CreateRequest,
+    library: Library,
+    settings: Settings,
+    pull: Callable[[Name], Iterator[Status]] | None = None,
+) -> Iterator[Status]:
+    """The status lines of /api/create; blocks while it works. Raises VllamaError at any step.
+
+    `pull` fetches a base model that is not there.
+    """
+    tools = CreateTools(autodetect=_detect, check_template=_check, pull=pull, prune=not settings.noprune)
     return create(request, library, tools)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vllama.config import Settings
 from vllama.core.answer import Answer, ContextMaker, Instant, dropped
@@ -47,6 +47,9 @@ from vllama.models.names import Name
 from vllama.prompts.gotemplate import parse as parse_go
 from vllama.prompts.messages import Message, Think, Tool
 from vllama.prompts.tools import OutputParser
+
+if TYPE_CHECKING:
+    from vllama.models.registry.transfers import Transfers
 
 log = logging.getLogger("vllama.service")
 
@@ -101,6 +104,7 @@ class Service:
         )
         self._paths_allowed = settings.host.is_loopback
         self._draining = False
+        self._transfers: Transfers | None = None
         self._cores = os.cpu_count() or 1
         self._files: dict[str, Model] = {}
 
@@ -128,7 +132,18 @@ class Service:
     async def stop(self) -> None:
         """Close every engine. Answers that still run end with an error that says so."""
         self._draining = True
+        if self._transfers is not None:
+            await asyncio.to_thread(self._transfers.close)
         await self.residency.stop()
+
+    @property
+    def transfers(self) -> Transfers:
+        """Pulls and pushes. Made when first asked for: an HTTP client is slow to import."""
+        if self._transfers is None:
+            from vllama.models.registry.transfers import Transfers
+
+            self._transfers = Transfers(self.library.store, prune=not self.settings.noprune)
+        return self._transfers
 
     @property
     def draining(self) -> bool:

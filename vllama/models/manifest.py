@@ -52,7 +52,7 @@ class Manifest:
         """Reads and checks the shape and every digest. Raises `ManifestError`."""
         try:
             data = json.loads(raw)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ManifestError(f"the manifest is not JSON: {error}") from error
         if not isinstance(data, dict) or not isinstance(data.get("layers"), list):
             raise ManifestError("the manifest has no layers")

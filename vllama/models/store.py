@@ -15,6 +15,7 @@ import os
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,6 +54,7 @@ class Store:
         self.lock = threading.RLock()
         self._entries: dict[str, _Entry] = {}
         self._scanned_at = float("-inf")
+        self._held: Counter[str] = Counter()
 
     def blob_path(self, digest: str) -> Path:
         """Where the blob of a checked digest is, whether it exists or not. Raises `ManifestError`."""
@@ -239,6 +241,18 @@ class Store:
                 self.remove_unreferenced(entry.manifest.digests)
             return True
 
+    @contextlib.contextmanager
+    def holding(self, digests: frozenset[str]) -> Iterator[None]:
+        """Keeps blobs of a model that is not there yet from being removed with another one that has them too."""
+        with self.lock:
+            self._held.update(digests)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._held.subtract(digests)
+                self._held = +self._held
+
     def remove_unreferenced(self, digests: frozenset[str]) -> None:
         """Removes those of the blobs that no manifest needs. With an unreadable manifest about, none:
         it may need them."""
@@ -250,6 +264,7 @@ class Store:
                     log.warning("keeping the blobs of a removed model: %s cannot be read", entry.path)
                     return
                 used |= entry.manifest.digests
+            used.update(self._held)
             for digest in digests - used:
                 with contextlib.suppress(OSError):
                     self.blob_path(digest).unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from vllama.api.bodies import CreateBody
@@ -32,7 +33,7 @@ def create_endpoint(service: Service) -> Endpoint:
 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
         body = await parsed(read_create, await read_body(scope, receive))
-        steps = create_model(_request(body), service.library, service.settings)
+        steps = create_model(_request(body), service.library, service.settings, _puller(service))
         stream = body.stream is not False
         started = False
         last: Status = {}
@@ -66,6 +67,11 @@ def create_endpoint(service: Service) -> Endpoint:
 
 async def _line(send: Send, status: Status) -> None:
     await send({"type": "http.response.body", "body": dumps(status) + b"\n", "more_body": True})
+
+
+def _puller(service: Service) -> Callable[[Name], Iterator[Status]]:
+    """Called in the thread that creates, and only for a base that is not there."""
+    return lambda name: service.transfers.pull_blocking(name)
 
 
 def _request(body: CreateBody) -> CreateRequest:

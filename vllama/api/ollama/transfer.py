@@ -1,30 +1,47 @@
-"""POST /api/pull and POST /api/push: names are checked as Ollama checks them; the transfer itself is not here yet."""
+"""POST /api/pull and POST /api/push: a line per step, or one status when not streamed."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
 
-from vllama.api.http import END, JSON, NDJSON, Endpoint, Receive, Scope, Send, dumps, read_body, send_json, start_stream
+from vllama.api.envelopes import ollama_stream, send_error
+from vllama.api.http import (
+    END,
+    JSON,
+    NDJSON,
+    DisconnectWatcher,
+    Endpoint,
+    Receive,
+    Scope,
+    Send,
+    dumps,
+    read_body,
+    send_json,
+    start_stream,
+)
 from vllama.api.read import read_pull, read_push
-from vllama.errors import ModelNotFound, NotImplementedYet, RequestError, VllamaError
+from vllama.errors import ModelNotFound, RequestCanceled, RequestError, VllamaError
 from vllama.goquote import quote
 from vllama.models.names import Name, parse_reference
 
 if TYPE_CHECKING:
     from vllama.core.service import Service
 
+Lines = AsyncGenerator[dict[str, Any], None]
 
-async def pull_endpoint(scope: Scope, receive: Receive, send: Send) -> None:
-    """POST /api/pull."""
-    body = read_pull(await read_body(scope, receive))
-    try:
-        valid = Name.parse(parse_reference(body.name).pull_name).valid
-    except RequestError:
-        valid = False
-    if not valid:
-        raise RequestError("invalid model name")
-    raise NotImplementedYet("POST /api/pull is not implemented yet")
+
+def pull_endpoint(service: Service) -> Endpoint:
+    """POST /api/pull. A client that goes away ends the pull, unless another one waits for the same blobs."""
+
+    async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+        body = read_pull(await read_body(scope, receive))
+        name = _pulled(body.name)
+        await _answer(service.transfers.pull(name, insecure=body.insecure), body.stream is not False, receive, send)
+
+    return endpoint
 
 
 def push_endpoint(service: Service) -> Endpoint:
@@ -32,25 +49,70 @@ def push_endpoint(service: Service) -> Endpoint:
 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
         body = read_push(await read_body(scope, receive))
-        name = Name.parse(body.name)
-        error: VllamaError
-        if not name.valid:
-            error = RequestError(f"unqualified name: {name.full}")
-        elif await asyncio.to_thread(service.library.find, name) is None:
-            error = ModelNotFound(f"model {quote(body.name)} not found")
-        else:
-            raise NotImplementedYet("POST /api/push is not implemented yet")
-        if body.stream is False:
-            await send_json(send, error.status, dumps({"error": error.text}), JSON)
-            return
-        await start_stream(send, NDJSON)
-        for status in ("retrieving manifest", "couldn't retrieve manifest"):
-            await _line(send, {"status": status})
-        await _line(send, {"error": error.text})
-        await send(END)
+        await _answer(_pushed(service, body.name, body.insecure), body.stream is not False, receive, send)
 
     return endpoint
 
 
-async def _line(send: Send, line: dict[str, str]) -> None:
+def _pulled(text: str) -> Name:
+    try:
+        name = Name.parse(parse_reference(text).pull_name)
+    except RequestError:
+        name = Name.parse("")
+    if not name.valid:
+        raise RequestError("invalid model name")
+    return name
+
+
+async def _pushed(service: Service, text: str, insecure: bool) -> Lines:
+    yield {"status": "retrieving manifest"}
+    name = Name.parse(text)
+    error: VllamaError
+    found = await asyncio.to_thread(service.library.find, name)
+    if found is not None and found.origin == "store":
+        async with aclosing(service.transfers.push(found.name, insecure=insecure)) as lines:
+            async for line in lines:
+                yield line
+        return
+    yield {"status": "couldn't retrieve manifest"}
+    if not name.valid:
+        error = RequestError(f"unqualified name: {name.full}")
+    elif found is not None:
+        error = RequestError(f"model {quote(text)} is not in the model store: copy it to a name there, and push that")
+    else:
+        error = ModelNotFound(f"model {quote(text)} not found")
+    raise error
+
+
+async def _answer(lines: Lines, stream: bool, receive: Receive, send: Send) -> None:
+    started = False
+    last: dict[str, Any] = {}
+    async with DisconnectWatcher(receive) as watcher, aclosing(lines):
+        try:
+            async for last in lines:
+                if not stream:
+                    continue
+                if not started:
+                    started = True
+                    await start_stream(send, NDJSON)
+                    watcher.patience()
+                watcher.progress += 1
+                await _line(send, last)
+                watcher.progress += 1
+        except RequestCanceled:
+            raise
+        except VllamaError as error:
+            watcher.stop()
+            if not started:
+                await send_error(send, ollama_stream(error))
+                return
+            await _line(send, {"error": error.text})
+        watcher.stop()
+        if stream:
+            await send(END)
+        else:
+            await send_json(send, 200, dumps(last), JSON)
+
+
+async def _line(send: Send, line: dict[str, Any]) -> None:
     await send({"type": "http.response.body", "body": dumps(line) + b"\n", "more_body": True})
