@@ -45,7 +45,7 @@ HEADLINE_METRICS = ("ttft", "decode", "aggregate", "e2e")
 @dataclass(frozen=True, slots=True)
 class Duration:
     """`seconds` in all; `measured` is the share of the slots whose time is known from earlier results. `screening` is
-    the part of `fixed` that the prompts' screening takes, once for a model."""
+    what the prompts' screening takes besides, once for a model; it grows with the pairs, as `per_pair` does."""
 
     seconds: float
     measured: float
@@ -56,7 +56,10 @@ class Duration:
 
     def pairs_within(self, budget: float) -> int:
         """How many pairs fit into that many seconds."""
-        return max(0, math.floor((budget - self.fixed) / self.per_pair)) if self.per_pair else 0
+        if not self.per_pair:
+            return 0
+        planned = (self.seconds - self.fixed - self.screening) / self.per_pair
+        return max(0, math.floor((budget - self.fixed) / (self.per_pair + self.screening / planned)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +90,8 @@ def duration(
     systems = {key for keys in cells.values() for key in keys}
     # Warming up is about one slot of each kind at each system, with shorter answers.
     screening = sum(SCREENED * guess(plan.scenario(cell.scenario), cell) for cell in unscreened)
-    fixed = FIRST_S + len(systems) * (START_S + SCORED_S) + 0.3 * block + screening
-    return Duration(fixed + plan.pairs * block, found / slots if slots else 0.0, block, fixed, screening)
+    fixed = FIRST_S + len(systems) * (START_S + SCORED_S) + 0.3 * block
+    return Duration(fixed + screening + plan.pairs * block, found / slots if slots else 0.0, block, fixed, screening)
 
 
 def guess(scenario: Scenario, cell: Cell) -> float:

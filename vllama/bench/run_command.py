@@ -147,7 +147,7 @@ def describe(plan: Plan, root: Path, earlier: Sequence[Path], say: Say) -> None:
         if len(rows) > 2:
             say(f"  and {len(rows) - 2} more in balanced order")
     long = estimate.duration(plan, cells, earlier, unscreened)
-    note = f", {long.screening:.0f} s of it for screening prompts, once for this model" if unscreened else ""
+    note = f", {long.screening:.0f} s for screening prompts, once for this model" if unscreened else ""
     say(
         f"about {long.seconds / 60:.0f} minutes ({long.fixed:.0f} s before and after{note}; {long.per_pair:.0f} s a "
         f"pair; {long.measured:.0%} of the slots are known from earlier runs)"
