@@ -100,6 +100,8 @@ def main() -> None:
     jobs.Grammar = Grammar  # type: ignore[misc]
     if FAULTS.get("cells"):
         bindings.Context.grow = lambda self, cells: self.cells  # type: ignore[method-assign]
+    if FAULTS.get("shape"):
+        bindings.Context.reshape = lambda self, slots, cells: False  # type: ignore[method-assign]
     if "grammar_s" in FAULTS:
         jobs.GRAMMAR_S = FAULTS["grammar_s"]
     worker.main()

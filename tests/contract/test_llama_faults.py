@@ -138,17 +138,29 @@ async def test_sixteen_long_requests_without_room_to_grow_all_end(start: Start) 
     options = LoadOptions(num_ctx=512, extra=(("kv_cells", "1024"),))
     engine = await start(options, cells=True)
     requests = [
-        Generation(tokens=tuple(range(200 + n, 300 + n)), num_ctx=512, num_predict=150, sampling=SAFE)
+        Generation(tokens=tuple(range(200 + n, 300 + n)), num_ctx=512, num_predict=170, sampling=SAFE)
         for n in range(16)
     ]
     found = await asyncio.gather(*(collect(engine, request) for request in requests))
-    assert [last.output_tokens for _, _, last in found] == [150] * 16
-    assert (await engine.stats()).kv_cells == 1024
+    assert [last.output_tokens for _, _, last in found] == [170] * 16
+
+
+async def test_without_any_room_only_what_is_too_long_fails(start: Start) -> None:
+    options = LoadOptions(num_ctx=512, extra=(("kv_cells", "1024"),))
+    engine = await start(options, cells=True, shape=True)
+    requests = [
+        Generation(tokens=tuple(range(200 + n, 300 + n)), num_ctx=512, num_predict=400 if n == 2 else 20, sampling=SAFE)
+        for n in range(4)
+    ]
+    found = await asyncio.gather(*(collect(engine, request) for request in requests), return_exceptions=True)
+    assert isinstance(found[2], ServerError)
+    assert "lower num_ctx" in found[2].text
+    assert [answer[2].output_tokens for answer in found if not isinstance(answer, BaseException)] == [20] * 3
 
 
 async def test_a_request_that_never_fits_is_told_so_and_others_run(start: Start) -> None:
     options = LoadOptions(num_ctx=512, extra=(("kv_cells", "512"),))
-    engine = await start(options, cells=True)
+    engine = await start(options, cells=True, shape=True)
     other = asyncio.create_task(collect(engine, long(1)))
     with pytest.raises(ServerError, match="lower num_ctx"):
         await collect(engine, Generation(tokens=(100,) * 900, num_ctx=2048, num_predict=5))

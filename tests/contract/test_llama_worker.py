@@ -200,11 +200,13 @@ async def test_eight_clients_share_a_long_prefix(llama_engine: LlamaEngine) -> N
 
 
 async def test_the_context_grows_under_running_sequences(model_path: Path) -> None:
-    engine = LlamaEngine(ModelSource(model_path), LoadOptions(num_ctx=256, extra=(("kv_cells", "256"),)))
+    engine = LlamaEngine(
+        ModelSource(model_path), LoadOptions(num_ctx=256, num_parallel=2, extra=(("kv_cells", "512"),))
+    )
     await engine.load()
     try:
         request = Generation(prompt=QUESTION, num_predict=40, sampling=LONG)
-        assert (await engine.stats()).kv_cells == 256
+        assert (await engine.stats()).kv_cells == 512
         tokens = 0
         large: asyncio.Task[tuple[str, Started, Finished]] | None = None
         async for event in engine.generate(request):
@@ -216,7 +218,7 @@ async def test_the_context_grows_under_running_sequences(model_path: Path) -> No
         assert tokens == 40
         assert large is not None
         assert (await large)[2].output_tokens == 1
-        assert (await engine.stats()).kv_cells == 1024
+        assert (await engine.stats()).kv_cells == 2048
         # The moved sequence still serves as prefix cache.
         _, again, _ = await collect(engine, request)
         assert again.cached_tokens == again.prompt_tokens - 1

@@ -465,16 +465,31 @@ class Scheduler:
         return self.cells.total >= cells
 
     def _lengthen(self, decoding: list[Sequence]) -> bool:
-        """Room for one more token of each, in memories of their own. False: somebody had to end, look again."""
+        """Room for one more token of each, in memories of their own. False: they had to begin anew, look again."""
         longest = max((s for s in decoding if s.slot is not None), key=lambda s: len(s.tokens), default=None)
         if longest is None or len(longest.tokens) <= self.cells.total or self._grow(len(longest.tokens)):
             return True
-        slot = longest.slot
-        self.finish(longest)
-        self.failed.append(longest)
-        if slot is not None:
-            self._forget(slot)
+        for sequence in sorted(self.live, key=lambda s: -s.order):
+            self._requeue(sequence)
+        if not self._narrow(longest):
+            self.waiting.remove(longest)
+            longest.state = State.DONE
+            self.failed.append(longest)
+        self._queue()
         return False
+
+    def _requeue(self, sequence: Sequence) -> None:
+        """Back to the head of the queue; what it has decoded is kept if it can be."""
+        slot = sequence.slot
+        assert slot is not None
+        self.live.remove(sequence)
+        sequence.slot = None
+        slot.owner = None
+        # Its list of tokens goes on with it.
+        slot.tokens = sequence.tokens[: slot.filled]
+        self._park(slot)
+        sequence.state = State.WAITING
+        self.waiting.appendleft(sequence)
 
     def _close_gap(self) -> None:
         """Move a running sequence into a hole between the others, one a step: a gap costs each step a pass."""
@@ -542,22 +557,12 @@ class Scheduler:
     def _preempt(self) -> None:
         """Put the newest sequence back into the queue; it is computed again later. The last one fails instead."""
         sequence = max(self.live, key=lambda s: s.order)
-        slot = sequence.slot
-        assert slot is not None
         alone = len(self.live) == 1
-        self.live.remove(sequence)
-        sequence.slot = None
-        slot.owner = None
-        # Its list of tokens goes on with it.
-        slot.tokens = sequence.tokens[: slot.filled]
+        self._requeue(sequence)
         if alone:
-            self._forget(slot)
+            self.waiting.popleft()
             sequence.state = State.DONE
             self.failed.append(sequence)
-        else:
-            self._park(slot)
-            sequence.state = State.WAITING
-            self.waiting.appendleft(sequence)
 
     def _shift(self, sequence: Sequence) -> bool:
         """Drop the older half after `num_keep`. False when there is nothing to drop."""

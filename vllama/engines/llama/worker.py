@@ -31,9 +31,6 @@ from vllama.engines.pulse import PULSE
 CHUNK = 128
 """Prompt tokens in a step beside running decodes: larger chunks bring no throughput, only longer gaps."""
 
-LEAST = 512
-"""Cells of a sequence's own memory to begin with, at least."""
-
 REST_MS = 10_000
 """After such a time without work, memory that grew is given back."""
 
@@ -192,7 +189,7 @@ def _batcher(load: frames.Load, model: Model) -> Batcher | Embedder:
     batch = max(load.batch, slots)
     context = Context(
         model,
-        cells=max(load.cells // slots, LEAST) if split else load.cells,
+        cells=max(load.cells // slots, 1) if split else load.cells,
         slots=slots,
         batch=batch,
         threads=load.threads,
