@@ -273,10 +273,14 @@ def once(fault: Fault, times: int = 1) -> Fault:
     def struck(handler: Handler, seen: Seen) -> bool:
         nonlocal left
         with lock:
-            if left <= 0 or not fault(handler, seen):
+            if left <= 0:
                 return False
             left -= 1
+        if fault(handler, seen):
             return True
+        with lock:
+            left += 1
+        return False
 
     return struck
 
@@ -347,5 +351,26 @@ def slowly(part: str, seconds: float) -> Fault:
         if part in seen.path:
             time.sleep(seconds)
         return False
+
+    return fault
+
+
+def hold_at(count: int, go_on: threading.Event) -> Fault:
+    """Sends so many bytes of a blob that has more, then waits for the event."""
+
+    def fault(handler: Handler, seen: Seen) -> bool:
+        digest = seen.path.rpartition("/")[2]
+        data = handler.registry.blobs.get(digest, b"")
+        if seen.method != "GET" or len(data) <= count or go_on.is_set():
+            return False
+        handler.send_response(206)
+        handler.send_header("Content-Range", f"bytes 0-{len(data) - 1}/{len(data)}")
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.close_connection = True
+        handler.wfile.write(data[:count])
+        seen.sent += count
+        go_on.wait(120)
+        return True
 
     return fault

@@ -35,6 +35,9 @@ SetOption = Annotated[
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Read this vllama.toml.", show_default=False)
 ]
+InsecureOption = Annotated[
+    bool, typer.Option("--insecure", help="Use http: for a registry on this machine or in a trusted network.")
+]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model's name.", show_default=False)]
 
 
@@ -120,6 +123,7 @@ def run(
     hidethinking: Annotated[bool, typer.Option("--hidethinking", help="Do not print thoughts.")] = False,
     nowordwrap: Annotated[bool, typer.Option("--nowordwrap", help="Do not wrap at the terminal's width.")] = False,
     engine: Annotated[str | None, typer.Option(metavar="NAME", help="Run on this engine, in a private server.")] = None,
+    insecure: InsecureOption = False,
     settings: SetOption = None,
 ) -> None:
     """Ask a model once, or converse with it.
@@ -139,8 +143,25 @@ def run(
         think=options.think(think),
         hide_thinking=hidethinking,
         word_wrap=not nowordwrap,
+        insecure=insecure,
     )
     raise typer.Exit(run_model(question, host, {"engine": engine}, settings))
+
+
+@app.command()
+def pull(model: ModelArgument, insecure: InsecureOption = False, host: HostOption = None) -> None:
+    """Pull a model from a registry."""
+    from vllama.cli.transfer import pull_model
+
+    pull_model(model, host, insecure)
+
+
+@app.command()
+def push(model: ModelArgument, insecure: InsecureOption = False, host: HostOption = None) -> None:
+    """Push a model to a registry."""
+    from vllama.cli.transfer import push_model
+
+    push_model(model, host, insecure)
 
 
 @app.command("list")

@@ -12,6 +12,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from vllama.cli.client import Client
 from vllama.cli.conversation import Conversation
 from vllama.cli.run import Question
+from vllama.cli.transfer import with_pull
 from vllama.config import Settings
 
 PROMPT = ">>> "
@@ -35,7 +36,7 @@ class SwitchedHistory(FileHistory):
 def converse(client: Client, question: Question, settings: Settings) -> int:
     """Load the model, then ask and answer until /bye or Ctrl+D; returns the exit status."""
     conversation = Conversation(client, question)
-    conversation.load(question.model)
+    with_pull(client, question.model, question.insecure, lambda: conversation.load(question.model))
     session: PromptSession[str] = PromptSession(history=_history(settings, conversation))
     while True:
         try:

@@ -12,6 +12,7 @@ from typing import Any
 from vllama.cli import humanize, options, reach
 from vllama.cli.client import Client
 from vllama.cli.console import AnswerView, spinning
+from vllama.cli.transfer import with_pull
 from vllama.errors import ConfigError
 
 
@@ -27,6 +28,7 @@ class Question:
     think: bool | str | None = None
     hide_thinking: bool = False
     word_wrap: bool = True
+    insecure: bool = False
 
     def body(self) -> dict[str, Any]:
         """The fields that generate and chat have in common."""
@@ -51,7 +53,7 @@ def run_model(
         with reach.server(host, flags=flags, needs_own_files=own_files, settings=settings) as client:
             spinner.stop()
             if prompt:
-                _ask(client, question, prompt)
+                with_pull(client, question.model, question.insecure, lambda: _ask(client, question, prompt))
                 return 0
             from vllama.cli.repl import converse
 

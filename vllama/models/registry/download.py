@@ -40,6 +40,7 @@ class Download:
         self.size = size
         self.waiters = 0
         self._blob = blob
+        self._before = _stamp(blob)  # a damaged blob is there as well: another process's is a new one
         self._partial = Partial(blob, size, access.limits)
         self._others = 0
         self._there = False
@@ -81,13 +82,12 @@ class Download:
 
     async def _run(self) -> None:
         try:
-            while not await asyncio.to_thread(self._partial.acquire):
+            while not await asyncio.to_thread(self._begin):
                 # Another process is at it: nothing to do but to look how it fares.
-                if await asyncio.to_thread(has_size, self._blob, self.size):
-                    self._there = True
-                    return
                 self._others = await asyncio.to_thread(self._partial.noted)
                 await asyncio.sleep(_ASK_AGAIN_S)
+            if self._there:
+                return
             _check_room(self._blob.parent, self.size - self._partial.completed)
             async with Session(self.access) as session:
                 try:
@@ -97,6 +97,14 @@ class Download:
                     await self._parts(session)
         except OSError as error:
             raise disk(error) from error
+
+    def _begin(self) -> bool:
+        """True if it is ours to download, or if another process has just done it (`_there`)."""
+        ours = self._partial.acquire()
+        self._there = has_size(self._blob, self.size) and _stamp(self._blob) != self._before
+        if ours and self._there:
+            self._partial.discard()
+        return ours or self._there
 
     async def _parts(self, session: Session) -> None:
         slots = asyncio.Semaphore(self.access.limits.streams)
@@ -218,6 +226,13 @@ def has_size(path: Path, size: int) -> bool:
     with contextlib.suppress(OSError):
         return path.is_file() and path.stat().st_size == size
     return False
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        return found.st_ino, found.st_mtime_ns
+    return None
 
 
 def _check_room(directory: Path, needed: int) -> None:

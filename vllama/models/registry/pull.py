@@ -10,7 +10,7 @@ from typing import Any
 from vllama.errors import ServerError
 from vllama.models.manifest import MAX_MANIFEST, MEDIA_TYPE, Layer, Manifest, ManifestError
 from vllama.models.names import Name
-from vllama.models.registry.download import Download, file_digest, has_size
+from vllama.models.registry.download import DigestMismatchError, Download, file_digest, has_size
 from vllama.models.registry.failures import RegistryError
 from vllama.models.registry.limits import Limits
 from vllama.models.registry.session import Access, Session, read_small
@@ -34,19 +34,19 @@ async def pull(store: Store, name: Name, access: Access, share: Share, *, prune:
     layers = list({layer.digest: layer for layer in (*manifest.layers, manifest.config)}.values())
     with store.holding(manifest.digests):
         async with AsyncExitStack() as stack:
-            fetched: dict[str, Download] = {}
+            fetched: list[Download] = []
             present: list[Layer] = []
             for layer in layers:
                 if await asyncio.to_thread(has_size, store.blob_path(layer.digest), layer.size):
                     present.append(layer)
                     yield progress("pulling", layer, layer.size)
                     continue
-                download = fetched[layer.digest] = await stack.enter_async_context(_shared(share, access, layer))
+                download = await stack.enter_async_context(_shared(share, access, layer))
+                fetched.append(download)
                 async for status in _followed(download, layer, access.limits):
                     yield status
             yield {"status": "verifying sha256 digest"}
-            for download in fetched.values():
-                await download.verified()
+            await _verified(fetched)
             broken = [layer for layer in present if not await _intact(store, layer)]
             for layer in broken:  # the store's own blob was damaged: now it is mended
                 download = await stack.enter_async_context(_shared(share, access, layer))
@@ -115,6 +115,18 @@ async def _followed(download: Download, layer: Layer, limits: Limits) -> AsyncGe
     while not await download.fetched(limits.tick_s):
         yield progress("pulling", layer, download.completed)
     yield progress("pulling", layer, layer.size)
+
+
+async def _verified(downloads: list[Download]) -> None:
+    """Checks all: what is right stays, whatever another one is."""
+    wrong: ServerError | None = None
+    for download in downloads:
+        try:
+            await download.verified()
+        except DigestMismatchError as error:
+            wrong = wrong or error
+    if wrong is not None:
+        raise wrong
 
 
 async def _intact(store: Store, layer: Layer) -> bool:

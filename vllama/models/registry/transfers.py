@@ -128,7 +128,8 @@ class Transfers:
             future.cancel()
 
     def _submit(self, work: _Work, emit: Callable[[_Item], None]) -> Future[None]:
-        return asyncio.run_coroutine_threadsafe(_run(work, emit), self._running())
+        loop = self._running()
+        return asyncio.run_coroutine_threadsafe(_run(work, emit), loop)
 
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
