@@ -206,7 +206,6 @@ def test_a_gguf_file_by_its_path(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "nosuch", "Hi"), "model 'nosuch' not found"),
         (("run", "./nosuch.gguf", "Hi"), "there is no file ./nosuch.gguf"),
         (("run", "./corrupt.gguf", "Hi"), "corrupt.gguf"),
         (("serve", "--model", "nosuch", "--port", "0"), "model 'nosuch' not found"),

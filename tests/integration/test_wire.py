@@ -36,6 +36,8 @@ ROUTES = {
     "/api/chat",
     "/api/embed",
     "/api/embeddings",
+    "/api/pull",
+    "/api/push",
     "/v1/models",
     "/v1/chat/completions",
     "/v1/completions",

@@ -16,9 +16,13 @@ from vllama.models.library import Library
 
 
 async def post(tmp_path: Path, path: str, body: dict[str, Any]) -> httpx.Response:
-    app = create_app(Service(Settings(models_dir=tmp_path), Library(tmp_path, overlay=False)))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
-        return await client.post(path, json=body)
+    service = Service(Settings(models_dir=tmp_path), Library(tmp_path, overlay=False))
+    app = create_app(service)
+    try:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            return await client.post(path, json=body)
+    finally:
+        await service.stop()
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a:cloud:local", "http://"])
@@ -27,9 +31,16 @@ async def test_pull_refuses_what_is_no_name(tmp_path: Path, name: str) -> None:
     assert (response.status_code, response.json()) == (400, {"error": "invalid model name"})
 
 
-@pytest.mark.parametrize("name", ["tide", "registry.example/me/tide:v1", "tide:cloud"])
-async def test_a_name_that_can_be_pulled_is_not_yet(tmp_path: Path, name: str) -> None:
-    assert (await post(tmp_path, "/api/pull", {"model": name})).status_code == 501
+async def test_pull_says_in_the_stream_who_could_not_be_reached(tmp_path: Path) -> None:
+    error = {
+        "error": 'pull model manifest: Get "https://127.0.0.1:9/v2/me/tide/manifests/v1": '
+        "dial tcp 127.0.0.1:9: connect: connection refused"
+    }
+    streamed = await post(tmp_path, "/api/pull", {"model": "127.0.0.1:9/me/tide:v1"})
+    assert (streamed.status_code, streamed.headers["content-type"]) == (200, "application/x-ndjson")
+    assert [json.loads(line) for line in streamed.text.splitlines()] == [{"status": "pulling manifest"}, error]
+    whole = await post(tmp_path, "/api/pull", {"model": "127.0.0.1:9/me/tide:v1", "stream": False})
+    assert (whole.status_code, whole.headers["content-type"], whole.json()) == (500, "application/json", error)
 
 
 async def test_push_without_a_name(tmp_path: Path) -> None:

@@ -283,7 +283,7 @@ async def test_an_address_that_was_looked_at_is_the_one_that_is_used(
 
 @pytest.mark.parametrize(
     "location",
-    ["ftp://x/y", "http://user:pw@x/y", "file:///etc/passwd", "http://[::1", "http://", "gopher://127.0.0.1/"],
+    ["ftp://x/y", "http://user:pw@x/y", "file:///etc/passwd", "gopher://127.0.0.1/"],
 )
 async def test_places_that_are_not_followed(registry: Registry, tmp_path: Path, location: str) -> None:
     registry.fault = fake.status(302, "/manifests/", {"Location": location})

@@ -47,16 +47,17 @@ def default_path() -> Path:
 
 def load_or_create(path: Path) -> Key | None:
     """The key of the file; a new one if there is none. None where none can be kept. Raises `ServerError` if damaged."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return load(path)
     seed = secrets.token_bytes(32)
     key = Key(seed, ed25519.public_key(seed))
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _write_new(path, dump(key).encode(), 0o600)
+        try:
+            _write_new(path, dump(key).encode(), 0o600)
+        except FileExistsError:  # another process was quicker
+            return load(path)
         path.with_name(path.name + ".pub").write_text(key.line + "\n")
-    except FileExistsError:  # another process was quicker
-        return load(path)
     except OSError as error:
         log.warning("no key can be kept in %s (%s): asking registries without one", path.parent, error.strerror)
         return None
@@ -69,7 +70,7 @@ def load(path: Path) -> Key:
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_FILE).decode("ascii", "replace")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
         raise ServerError(f"cannot read the key {path}: {error.strerror}") from error

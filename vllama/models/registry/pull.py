@@ -11,7 +11,7 @@ from vllama.errors import ServerError
 from vllama.models.manifest import MAX_MANIFEST, MEDIA_TYPE, Layer, Manifest, ManifestError
 from vllama.models.names import Name
 from vllama.models.registry.download import DigestMismatchError, Download, file_digest, has_size
-from vllama.models.registry.failures import RegistryError
+from vllama.models.registry.failures import RegistryError, StatusError
 from vllama.models.registry.limits import Limits
 from vllama.models.registry.session import Access, Session, read_small
 from vllama.models.store import Store
@@ -84,7 +84,7 @@ async def _manifest(access: Access) -> tuple[bytes, Manifest]:
             raise RegistryError("the registry is too slow") from error
         except RegistryError as error:
             # Who cannot be reached is said at once: the name may be wrong. A registry that asks for patience gets it.
-            if not error.again or not hasattr(error, "code") or attempt + 1 == limits.retries:
+            if not error.again or not isinstance(error, StatusError) or attempt + 1 == limits.retries:
                 raise
             await asyncio.sleep(limits.backoff_s * 2**attempt)
     raise AssertionError("unreachable")
