@@ -75,7 +75,8 @@ def _bars(items: Iterable[dict[str, Any]]) -> dict[str, Any]:
             last = item
             status, digest, total = item.get("status", ""), item.get("digest"), item.get("total")
             if digest and total:
-                step = _ended(progress, step)
+                _ended(progress, step)
+                step = None
                 if digest not in tasks:
                     done = item.get("completed", 0)
                     # What was there already says nothing about the speed.
