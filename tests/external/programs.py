@@ -39,10 +39,16 @@ def go() -> str | None:
     return _program("GO_BIN", ("go",))
 
 
+def registry() -> str | None:
+    """REGISTRY_BIN, else `docker-registry` (Debian's name for Distribution) on PATH."""
+    return _program("REGISTRY_BIN", ("docker-registry",))
+
+
 FINDERS: dict[str, tuple[Callable[[], str | None], str]] = {
     "ollama": (ollama, "install it or set OLLAMA_BIN"),
     "llama-server": (llama_server, "run `nox -s build_llama_server` or set LLAMA_SERVER_BIN"),
     "chromium": (browser, "install it (or google-chrome) or set BROWSER_BIN"),
+    "docker-registry": (registry, "install Debian's package docker-registry or set REGISTRY_BIN"),
     "go": (go, "install it or set GO_BIN"),
 }
 

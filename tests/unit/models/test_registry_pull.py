@@ -174,7 +174,7 @@ async def test_what_came_stays_when_the_pull_ends_and_is_not_fetched_twice(
         async for line in lines:
             if line.get("completed", 0) > len(WEIGHTS) // 2:
                 break
-    await until_true(lambda: not transfers._downloads)
+    await until_true(lambda: not asyncio.all_tasks(transfers._loop))
     left = leftovers(store)
     assert f"sha256-{digest_of(WEIGHTS)[7:]}-partial" in left
     assert f"sha256-{digest_of(WEIGHTS)[7:]}-partial-0" in left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
@@ -131,8 +132,12 @@ async def _verified(downloads: list[Download]) -> None:
 
 async def _intact(store: Store, layer: Layer) -> bool:
     path = store.blob_path(layer.digest)
+    cancelled = threading.Event()
     try:
-        return await asyncio.to_thread(file_digest, path, lambda: False) == layer.digest
+        return await asyncio.to_thread(file_digest, path, cancelled.is_set) == layer.digest
+    except asyncio.CancelledError:
+        cancelled.set()
+        raise
     except FileNotFoundError:
         return False
     except OSError as error:

@@ -116,7 +116,7 @@ class Session:
         local = access.base.host in ("localhost", "127.0.0.1", "::1")
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(limits.stall_s, connect=limits.connect_s, pool=None),
-            verify=_tls() if not access.insecure else True,
+            verify=_tls(),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=limits.streams),
             # Nothing is unpacked: what is hashed is what was sent, and a small answer stays small.
             headers={"User-Agent": _agent(), "Accept-Encoding": "identity"},

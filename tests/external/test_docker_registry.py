@@ -1,0 +1,114 @@
+"""A real OCI registry, Debian's docker-registry: what is pushed there comes back byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.external import programs
+from tests.external.conftest import clean_environ, started
+from tests.integration.conftest import free_port
+from vllama.models.manifest import Layer, Manifest, digest_of
+from vllama.models.names import Name
+from vllama.models.registry.limits import Limits
+from vllama.models.registry.transfers import Transfers
+from vllama.models.store import Store
+
+pytestmark = pytest.mark.external
+
+WEIGHTS = bytes(range(256)) * 40_000
+CONFIG = """version: 0.1
+storage: {{filesystem: {{rootdirectory: {root}}}, delete: {{enabled: true}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+"""
+LIMITS = Limits(part_min=1_000_000, backoff_s=0.01, tick_s=0.005)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    """host:port of a registry with nothing in it."""
+    program = programs.need("docker-registry")
+    port = free_port()
+    config = tmp_path / "registry.yml"
+    config.write_text(CONFIG.format(root=tmp_path / "registry", port=port))
+    with started([program, "serve", str(config)], clean_environ(), tmp_path, f"http://127.0.0.1:{port}/v2/"):
+        yield f"127.0.0.1:{port}"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "models")
+
+
+def put(store: Store, name: Name, origin: str = "") -> None:
+    """A model in the store."""
+
+    def layer(kind: str, data: bytes) -> Layer:
+        return Layer(kind, store.write_blob(data)[0], len(data), origin if kind == "model" else "")
+
+    store.write_manifest(name, Manifest(layer("config", b"{}"), (layer("model", WEIGHTS),)).encode())
+
+
+async def last(lines: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
+    return [line async for line in lines][-1]
+
+
+async def test_pushed_deleted_and_pulled(registry: str, store: Store, tmp_path: Path) -> None:
+    name = Name.parse(f"{registry}/me/tide:v1")
+    put(store, name)
+    transfers = Transfers(store, limits=LIMITS, key_path=tmp_path / "id_ed25519")
+    try:
+        assert await last(transfers.push(name, insecure=True)) == {"status": "success"}
+        before = store.manifest_bytes(name)
+        store.delete(name)
+        assert list(store.blobs.iterdir()) == []
+        assert await last(transfers.pull(name, insecure=True)) == {"status": "success"}
+        assert store.manifest_bytes(name) == before
+        assert store.blob_path(digest_of(WEIGHTS)).read_bytes() == WEIGHTS
+
+        store.blob_path(digest_of(WEIGHTS)).write_bytes(b"\0" + WEIGHTS[1:-1] + b"\0")
+        assert await last(transfers.pull(name, insecure=True)) == {"status": "success"}
+        assert store.blob_path(digest_of(WEIGHTS)).read_bytes() == WEIGHTS
+
+        other = Name.parse(f"{registry}/me/other:v1")
+        put(store, other, origin=name.full)
+        assert await last(transfers.push(other, insecure=True)) == {"status": "success"}
+        async with httpx.AsyncClient() as client:
+            answer = await client.get(f"http://{registry}/v2/me/other/manifests/v1", headers={"Accept": "*/*"})
+        assert json.loads(answer.content)["layers"][0]["digest"] == digest_of(WEIGHTS)
+    finally:
+        transfers.close()
+
+
+async def test_two_pulls_at_once(registry: str, store: Store, tmp_path: Path) -> None:
+    name = Name.parse(f"{registry}/me/tide:v1")
+    put(store, name)
+    first = Transfers(store, limits=LIMITS)
+    second = Transfers(Store(store.root), limits=LIMITS)
+    try:
+        assert await last(first.push(name, insecure=True)) == {"status": "success"}
+        store.delete(name)
+        ends = await asyncio.gather(*(last(each.pull(name, insecure=True)) for each in (first, first, second)))
+        assert ends == [{"status": "success"}] * 3
+        assert store.blob_path(digest_of(WEIGHTS)).read_bytes() == WEIGHTS
+        assert sorted(path.name for path in store.blobs.iterdir()) == sorted(
+            digest.replace(":", "-") for digest in (digest_of(WEIGHTS), digest_of(b"{}"))
+        )
+    finally:
+        first.close()
+        second.close()
+
+
+async def test_a_name_that_nobody_pushed(registry: str, store: Store) -> None:
+    transfers = Transfers(store, limits=LIMITS)
+    try:
+        with pytest.raises(Exception, match=r"^pull model manifest: file does not exist$"):
+            await last(transfers.pull(Name.parse(f"{registry}/me/nosuch"), insecure=True))
+    finally:
+        transfers.close()
