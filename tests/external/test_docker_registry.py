@@ -14,7 +14,7 @@ import pytest
 from tests.external import programs
 from tests.external.conftest import clean_environ, started
 from tests.integration.conftest import free_port
-from vllama.models.manifest import Layer, Manifest, digest_of
+from vllama.models.manifest import MEDIA_TYPE, Layer, Manifest, digest_of
 from vllama.models.names import Name
 from vllama.models.registry.limits import Limits
 from vllama.models.registry.transfers import Transfers
@@ -80,7 +80,7 @@ async def test_pushed_deleted_and_pulled(registry: str, store: Store, tmp_path: 
         put(store, other, origin=name.full)
         assert await last(transfers.push(other, insecure=True)) == {"status": "success"}
         async with httpx.AsyncClient() as client:
-            answer = await client.get(f"http://{registry}/v2/me/other/manifests/v1", headers={"Accept": "*/*"})
+            answer = await client.get(f"http://{registry}/v2/me/other/manifests/v1", headers={"Accept": MEDIA_TYPE})
         assert json.loads(answer.content)["layers"][0]["digest"] == digest_of(WEIGHTS)
     finally:
         transfers.close()

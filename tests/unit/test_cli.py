@@ -160,7 +160,11 @@ def test_thoughts_are_set_apart_or_hidden(fake: Fake, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("status", "text", "message"),
     [
-        (404, '{"error": "model \'m\' not found"}', "Error: model 'm' not found\n"),
+        (
+            404,
+            '{"error": "model \'m\' not found"}',
+            "Error: model 'm' not found, and it cannot be pulled: 404 page not found\n",
+        ),
         (500, '{"error": "a\\nb"}', "Error: a b\n"),
         (200, '{"response": "x"}\n{"error": "the worker died"}\n', "Error: the worker died\n"),
         (404, "404 page not found", "Error: 404 page not found\n"),
@@ -610,3 +614,21 @@ def test_a_prompt_of_bytes_that_are_no_text_can_be_asked(monkeypatch: pytest.Mon
     with pytest.raises(SystemExit):
         module.main(["run", "m", "a\udcffb"])
     assert asked[0].prompt == "a\ufffdb"
+
+
+@pytest.mark.parametrize("verb", ["pull", "push"])
+def test_pull_and_push_print_each_step_once(fake: Fake, capsys: pytest.CaptureFixture, verb: str) -> None:
+    blob = {"status": f"{verb}ing 0123456789ab", "digest": "sha256:0123456789ab", "total": 5_000_000}
+    lines = [{"status": "begin"}, blob, blob | {"completed": 7}, {"status": "end"}, {"status": "success"}]
+    fake.replies[f"/api/{verb}"] = (200, "\n".join(map(json.dumps, lines)))
+    assert vllama(verb, "--insecure", "m") == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == ["begin", f"{verb}ing 0123456789ab (5 MB)", "end", "success"]
+    assert fake.sent(f"/api/{verb}") == {"model": "m", "insecure": True}
+
+
+def test_a_pull_that_just_ends_is_an_error(fake: Fake, capsys: pytest.CaptureFixture) -> None:
+    fake.replies["/api/pull"] = (200, '{"status": "pulling manifest"}\n')
+    assert vllama("pull", "m") == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "Error: the pull of m ended before its end"
