@@ -247,7 +247,7 @@ async def test_a_cut_socket_ends_the_streams_and_the_worker(start: Start, how: i
 async def test_a_long_text_does_not_stop_running_streams(start: Start) -> None:
     # In the step loop this would wait for steps that never come.
     engine = await start(hold={"text": "MARK", "steps": 20})
-    running = [engine.generate(long(number, 2000)) for number in range(8)]
+    running = [engine.generate(long(number, 2000)) for number in range(7)]
     for events in running:
         await first_text(events)
     _, began, _ = await collect(engine, Generation(prompt="MARK" + "word " * 3000, num_ctx=1024, num_predict=1))
@@ -268,7 +268,7 @@ async def test_a_short_request_does_not_wait_for_a_long_text(start: Start) -> No
 
 async def test_a_huge_prompt_is_not_tokenised_whole(start: Start) -> None:
     engine = await start()
-    running = [engine.generate(long(number, 2000)) for number in range(8)]
+    running = [engine.generate(long(number, 2000)) for number in range(6)]
     for events in running:
         await first_text(events)
     huge = "word " * 10_000_000
