@@ -134,6 +134,11 @@ class Partial:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
 
+    def forget_leftovers(self) -> None:
+        """Removes what a process left that was killed when it had just made the bytes the blob."""
+        if not self.path.exists():
+            self.forget_notes()
+
     def _notes(self) -> Iterator[Path]:
         prefix = self.path.name + "-"
         for path in list(self.path.parent.glob(f"{prefix}*")):

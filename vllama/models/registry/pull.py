@@ -14,6 +14,7 @@ from vllama.models.names import Name
 from vllama.models.registry.download import DigestMismatchError, Download, file_digest, has_size
 from vllama.models.registry.failures import RegistryError, StatusError
 from vllama.models.registry.limits import Limits
+from vllama.models.registry.parts import Partial
 from vllama.models.registry.session import Access, Session, read_small
 from vllama.models.store import Store
 
@@ -40,6 +41,8 @@ async def pull(store: Store, name: Name, access: Access, share: Share, *, prune:
             for layer in layers:
                 if await asyncio.to_thread(has_size, store.blob_path(layer.digest), layer.size):
                     present.append(layer)
+                    partial = Partial(store.blob_path(layer.digest), layer.size, access.limits)
+                    await asyncio.to_thread(partial.forget_leftovers)
                     yield progress("pulling", layer, layer.size)
                     continue
                 download = await stack.enter_async_context(_shared(share, access, layer))
