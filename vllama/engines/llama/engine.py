@@ -39,7 +39,7 @@ LIVE = 8
 """Sequences that run at once when nobody says otherwise: on a CPU more of them bring no throughput."""
 
 MAX_LIVE = 128
-"""llama.cpp numbers at most 256 sequences, and half of them are kept for prefix cache."""
+"""More bring nothing, and each has a memory of its own."""
 
 BATCH = 512
 """Tokens in one step at most."""
