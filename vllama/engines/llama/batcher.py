@@ -30,6 +30,8 @@ class Batcher:
     def __init__(self, model: Model, context: Context, *, live: int, batch: int, chunk: int, kv_type: str) -> None:
         self.model = model
         self.context = context
+        # What has left a sliding window is gone: a sequence can be continued, but not cut back and continued.
+        whole = model.recurrent or model.window > 0
         limits = Limits(
             cells=context.cells,
             slots=context.slots,
@@ -38,8 +40,8 @@ class Batcher:
             chunk=chunk,
             parked=context.capacity,
             split=context.split,
-            trim=not model.recurrent,
-            copy=not model.recurrent,
+            trim=not whole,
+            copy=not whole,
             shift=context.can_shift,
         )
         self.scheduler = Scheduler(limits, context)

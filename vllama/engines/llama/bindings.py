@@ -131,6 +131,7 @@ class Model:
         self.train_ctx: int = lib.llama_model_n_ctx_train(self.pointer)
         self.size: int = lib.llama_model_size(self.pointer)
         self.recurrent: bool = lib.llama_model_is_recurrent(self.pointer) or lib.llama_model_is_hybrid(self.pointer)
+        self.window: int = lib.llama_model_n_swa(self.pointer)
         self.has_encoder: bool = lib.llama_model_has_encoder(self.pointer)
         self.has_decoder: bool = lib.llama_model_has_decoder(self.pointer)
         self.offloads: bool = offloads(gpu_layers)
