@@ -164,7 +164,8 @@ def test_the_base_system_needs_another_vllama(tmp_path: Path, monkeypatch: pytes
         base.find()
     fake.write_text(f'#!/bin/sh\necho \'["7", "{tmp_path / "vllama" / "__init__.py"}"]\'\n')
     base.find()
-    assert base.described.version == "7"
+    # A commit follows where the temporary folder lies in a clone.
+    assert base.described.version.partition(" ")[0] == "7"
 
 
 def test_the_base_system_differs_in_the_interpreter_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def test_a_screen_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def screen(clock: Clock) -> tuple[Screen, Console]:
-    console = Console(file=Terminal(), force_terminal=True, width=120, color_system=None)
+    console = Console(file=Terminal(), force_terminal=True, width=120, height=40, color_system=None)
     return Screen(Live(console=console, auto_refresh=False), clock), console
 
 

@@ -159,10 +159,11 @@ def test_any_output_is_taken_apart_alike_and_no_word_is_lost(name: str, data: st
     spoken = said(whole)
     assert [number for number in range(words) if spoken.count(word(number)) != 1] == []
     if not whole[0] and known is not HARMONY:
-        plain_text = text
+        # Inside a block that turned out to be no call, a marker stays with the rest of it.
+        found, expected = whole[1], text
         for marker in known.dropped:
-            plain_text = plain_text.replace(marker, "")
-        assert whole[1] == plain_text
+            found, expected = found.replace(marker, ""), expected.replace(marker, "")
+        assert found == expected
 
 
 @given(
