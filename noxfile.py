@@ -65,6 +65,13 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """100,000 damaged GGUF files, ten minutes: `nox -s fuzz -- --files 5000 --seed 2` for fewer and others."""
+    install(session, "demo,test")
+    session.run("python", "-m", "tests.fuzz", *session.posargs, env=isolated(session))
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Regenerate what is generated in docs/ and README.md, and check that all is documented."""
     install(session, "demo,test,lint,bench")

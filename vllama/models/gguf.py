@@ -12,6 +12,8 @@ import functools
 import math
 import os
 import struct
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,13 +21,23 @@ from typing import Any, BinaryIO
 from vllama.errors import ModelLoadError
 from vllama.models import gguf_types as types
 
-MAX_STRING = 16 << 20
+MAX_STRING = 4 << 20
 """Bytes of one string value; the longest chat templates have some 10^4."""
+MAX_TEXT = 8 << 20
+"""Bytes of all keys, names and string values together: each alone may fit into a file of gigabytes."""
 MAX_KEYS = 1 << 16
-MAX_TENSORS = 1 << 18
+MAX_TENSORS = 1 << 16
 MAX_ELEMENTS = 1 << 24
-"""Elements of one array; walking more would take seconds, and no vocabulary has a tenth of that."""
+"""Elements of one array of numbers."""
+MAX_WALKED = 1 << 22
+"""Strings in all arrays together; walking more would take seconds, and no vocabulary has a tenth of that."""
+MAX_DECODED = 1 << 20
+"""Elements of an array that is decoded."""
+MAX_DECODED_BYTES = 48 << 20
+"""Memory of the strings of an array that is decoded."""
 MAX_DIMENSIONS = 4
+MAX_SHOWN = 150
+"""Characters of the beginning and of the end of an error text that are shown."""
 _CHUNK = 1 << 20
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
@@ -52,12 +64,14 @@ class GGUFArray:
         return self.count
 
     def values(self) -> list[Any]:
-        """All elements (strings, numbers, booleans). Raises `GGUFError` when the file has changed."""
+        """All elements (strings, numbers, booleans). Raises `GGUFError` when the file has changed or they are too many."""
         with _open(self.path) as file:
             reader = _Reader(file, self.path)
             reader.seek(self.offset)
+            if self.count > MAX_DECODED:
+                raise reader.error(f"an array of {self.count} elements is too large to be decoded")
             if self.type == types.STRING:
-                return [reader.string("array element") for _ in range(self.count)]
+                return list(reader.strings(self.count))
             code = types.SCALARS[self.type]
             raw = reader.take(self.count * struct.calcsize("<" + code), "array")
             return list(struct.unpack(f"<{self.count}{code}", raw))
@@ -170,6 +184,8 @@ class _Reader:
         self.base = 0
         self.at = 0
         self.buffer = b""
+        self.text_left = MAX_TEXT
+        self.walk_left = MAX_WALKED
 
     @property
     def offset(self) -> int:
@@ -180,6 +196,8 @@ class _Reader:
         return self.size - self.offset
 
     def error(self, text: str, *, truncated: bool = False) -> GGUFError:
+        if len(text) > 2 * MAX_SHOWN:  # a key may have thousands of characters
+            text = f"{text[:MAX_SHOWN]}...{text[-MAX_SHOWN:]}"
         return GGUFError(f"{self.path.name} is not a readable GGUF file: {text}", truncated=truncated)
 
     def seek(self, offset: int) -> None:
@@ -215,13 +233,32 @@ class _Reader:
         return int(_U64.unpack(self.take(8, what))[0])
 
     def string(self, what: str) -> str:
+        raw = self.raw_string(what)
+        self.text_left -= len(raw)
+        if self.text_left < 0:
+            raise self.error(f"{what} at byte {self.offset}: keys, names and texts have more than {MAX_TEXT} bytes")
+        return raw.decode("utf-8", "replace")
+
+    def raw_string(self, what: str) -> bytes:
         length = self.u64(what)
         if length > MAX_STRING:
             raise self.error(f"{what} at byte {self.offset} has {length} bytes")
-        return self.take(length, what).decode("utf-8", "replace")
+        return self.take(length, what)
+
+    def strings(self, count: int) -> Iterator[str]:
+        room = MAX_DECODED_BYTES
+        for _ in range(count):
+            text = self.raw_string("array element").decode("utf-8", "replace")
+            room -= sys.getsizeof(text)
+            if room < 0:
+                raise self.error(f"an array of {count} strings is too large to be decoded")
+            yield text
 
     def skip_strings(self, count: int, what: str) -> None:
         """Walks over `count` strings. The hot loop of every model load: no calls but one."""
+        self.walk_left -= count
+        if self.walk_left < 0:
+            raise self.error(f"{what} at byte {self.offset}: arrays have more than {MAX_WALKED} strings")
         unpack = _U64.unpack_from
         while count:
             buffer, at, end = self.buffer, self.at, len(self.buffer)
@@ -234,10 +271,7 @@ class _Reader:
             self.at = at
             if not count:
                 return
-            length = self.u64(what)
-            if length > MAX_STRING:
-                raise self.error(f"{what} at byte {self.offset} has {length} bytes")
-            self.take(length, what)
+            self.raw_string(what)
             count -= 1
 
 
@@ -339,5 +373,7 @@ def _check_tensor(reader: _Reader, tensor: TensorInfo, data_offset: int, alignme
         if tensor.shape and tensor.shape[0] % block:
             raise reader.error(f"tensor {tensor.name!r} does not divide into blocks of {block}")
         size = tensor.elements // block * block_bytes
+    else:
+        size = tensor.elements // 8  # a type from after our time: no number takes less than a bit
     if data_offset + tensor.offset + size > reader.size:
         raise reader.error(f"tensor {tensor.name!r} goes beyond the end of the file", truncated=True)

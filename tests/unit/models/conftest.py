@@ -1,54 +1,22 @@
-"""Small GGUF files made here, so that no test of the store needs a real model."""
+"""Small GGUF files made here, so that no test of the store needs a real model; a store, and transfers without patience."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.tools.gguf import gguf_bytes
+from vllama.models.registry.limits import Limits
+from vllama.models.registry.transfers import Transfers
+from vllama.models.store import Store
+
 CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content']"
     " + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-
-
-def text(value: str) -> bytes:
-    raw = value.encode()
-    return struct.pack("<Q", len(raw)) + raw
-
-
-def value_bytes(value: Any) -> bytes:
-    if isinstance(value, bool):
-        return struct.pack("<I?", 7, value)
-    if isinstance(value, int):
-        return struct.pack("<II", 4, value)
-    if isinstance(value, float):
-        return struct.pack("<If", 6, value)
-    if isinstance(value, str):
-        return struct.pack("<I", 8) + text(value)
-    if value and isinstance(value[0], str):
-        return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(text(v) for v in value)
-    return struct.pack(f"<IIQ{len(value)}i", 9, 5, len(value), *value)
-
-
-def gguf_bytes(
-    kv: dict[str, Any],
-    tensors: Sequence[tuple[str, tuple[int, ...], int, int]] = (("blk.0.w", (32, 2), 0, 256), ("out", (4,), 0, 16)),
-    version: int = 3,
-) -> bytes:
-    """A GGUF with zeros as weights; a tensor is (name, shape, type, bytes)."""
-    out = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(kv))
-    out += b"".join(text(key) + value_bytes(value) for key, value in kv.items())
-    offset, data = 0, b""
-    for name, shape, kind, size in tensors:
-        out += text(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape) + struct.pack("<IQ", kind, offset)
-        padded = -(-size // 32) * 32
-        offset += padded
-        data += bytes(padded)
-    return out + bytes(-len(out) % 32) + data
 
 
 DEFAULT_KV: dict[str, Any] = {
@@ -84,3 +52,25 @@ def make_gguf(tmp_path: Path) -> MakeGGUF:
 def gguf_writer() -> Callable[..., bytes]:
     """The bytes of a GGUF from metadata, tensors and a version."""
     return gguf_bytes
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store(tmp_path / "models")
+
+
+@pytest.fixture
+def limits() -> Limits:
+    """Small parts, and waits of milliseconds."""
+    return Limits(
+        part_min=100_000, backoff_s=0.001, tick_s=0.005, stall_s=5.0, connect_s=5.0, save_every=65536, piece=4096
+    )
+
+
+@pytest.fixture
+def transfers(store: Store, limits: Limits, tmp_path: Path) -> Iterator[Transfers]:
+    """Pulls and pushes of the store, with a key of their own."""
+    made = Transfers(store, limits=limits, key_path=tmp_path / "keys" / "id_ed25519")
+    yield made
+    made.close()

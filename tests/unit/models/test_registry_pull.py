@@ -7,7 +7,6 @@ import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,9 +20,6 @@ from vllama.models.registry.transfers import Transfers
 from vllama.models.store import Store
 
 WEIGHTS = bytes(range(256)) * 4000
-LIMITS = Limits(
-    part_min=100_000, backoff_s=0.001, tick_s=0.005, stall_s=5.0, connect_s=5.0, save_every=65536, piece=4096
-)
 
 
 @pytest.fixture
@@ -33,18 +29,6 @@ def registry() -> Iterator[Registry]:
             "library/tide", "latest", {"model": WEIGHTS, "template": b"{{ .Prompt }}", "system": b"Be brief."}
         )
         yield found
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
-
-
-@pytest.fixture
-def transfers(store: Store, tmp_path: Path) -> Iterator[Transfers]:
-    made = Transfers(store, limits=LIMITS, key_path=tmp_path / "keys" / "id_ed25519")
-    yield made
-    made.close()
 
 
 def name_in(registry: Registry, text: str = "library/tide:latest") -> Name:
@@ -234,9 +218,9 @@ async def test_one_of_two_pulls_may_leave(transfers: Transfers, registry: Regist
 
 
 async def test_another_process_downloads_and_we_wait(
-    transfers: Transfers, registry: Registry, store: Store, tmp_path: Path
+    transfers: Transfers, registry: Registry, store: Store, limits: Limits
 ) -> None:
-    other = Transfers(Store(store.root), limits=LIMITS)
+    other = Transfers(Store(store.root), limits=limits)
     try:
         registry.fault = fake.slowly("/blobs/", 0.02)
         await asyncio.gather(pull(transfers, registry), pull(other, registry))
@@ -434,10 +418,10 @@ def test_for_a_thread_that_may_wait(transfers: Transfers, registry: Registry) ->
         list(transfers.pull_blocking(name_in(registry, "library/nosuch"), insecure=True))
 
 
-async def test_a_server_that_goes_down_ends_its_pulls(store: Store, registry: Registry) -> None:
+async def test_a_server_that_goes_down_ends_its_pulls(store: Store, registry: Registry, limits: Limits) -> None:
     until = threading.Event()
     registry.fault = fake.stall(digest_of(WEIGHTS), until)
-    transfers = Transfers(store, limits=LIMITS)
+    transfers = Transfers(store, limits=limits)
     running = asyncio.create_task(pull(transfers, registry))
     await until_true(lambda: bool(registry.requests("GET", digest_of(WEIGHTS))))
     await asyncio.to_thread(transfers.close)

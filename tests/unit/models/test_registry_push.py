@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,30 +15,16 @@ from tests.tools.registry import Handler, Registry, Seen, digest_of, running_reg
 from vllama.errors import ServerError
 from vllama.models.manifest import Layer, Manifest
 from vllama.models.names import Name
-from vllama.models.registry.limits import Limits
 from vllama.models.registry.transfers import Transfers
 from vllama.models.store import Store
 
 WEIGHTS = bytes(range(256)) * 2000
-LIMITS = Limits(part_min=100_000, backoff_s=0.001, tick_s=0.005, stall_s=5.0, connect_s=5.0)
 
 
 @pytest.fixture
 def registry() -> Iterator[Registry]:
     with running_registry() as found:
         yield found
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
-
-
-@pytest.fixture
-def transfers(store: Store, tmp_path: Path) -> Iterator[Transfers]:
-    made = Transfers(store, limits=LIMITS, key_path=tmp_path / "id_ed25519")
-    yield made
-    made.close()
 
 
 def stored(store: Store, registry: Registry, origin: str = "") -> Name:
