@@ -158,6 +158,24 @@ def test_an_answer_that_comes_at_once_and_was_given_before_is_from_a_cache() -> 
     assert verdict(slow, "C1c") is True
 
 
+def test_a_kept_answer_that_waits_for_its_turn_is_found_by_coming_in_one_go() -> None:
+    def change(slot: Slot, s: Sample) -> dict[str, Any]:
+        return {"text": "the kept answer", "texts": [s.texts[-1]] * len(s.texts)} if slot.block in range(1, 4) else {}
+
+    assert verdict(with_samples(sound(), change), "C1c") is False
+
+
+def test_the_first_in_a_queue_is_not_taken_for_an_answer_from_a_cache() -> None:
+    """A server with one place: the earlier of the requests that come together take a fraction of the median time."""
+
+    def change(slot: Slot, s: Sample) -> dict[str, Any]:
+        wait = 200 * MS * (slot.block % 4)
+        same = {"text": "by chance the same"} if slot.block % 4 == 0 else {}
+        return {"texts": [t + wait for t in s.texts], "t_end": s.t_end + wait, **same}
+
+    assert verdict(with_samples(sound(), change), "C1c") is True
+
+
 def test_settings_of_children_outrank_wishes_and_context_is_per_request() -> None:
     ollama = {
         "argv": ["ollama", "serve"],

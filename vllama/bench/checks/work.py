@@ -31,8 +31,9 @@ MAX_FAR_SHARE = 0.01
 MAX_LENGTH_RATE = 0.02
 MAX_REPEATED_SHARE = 0.50
 MAX_INSTANT_SHARE = 0.02
+HALF = 0.5
 """Two prompts on one passage often get one answer, and a near tie that falls the other way can make two equal that the
-control gives apart. An answer that also comes in less than half of the usual time was not computed."""
+control gives apart. One that also comes in less than half of the time of the fastest new answer was not computed."""
 
 MIN_COMMON = 0.10
 """Of the text, before the first difference: less is another model, not another rounding."""
@@ -98,28 +99,44 @@ def fresh_prompts(run: Run, system: str) -> Verdict:
 
 
 def no_cached_answers(run: Run, system: str) -> Verdict:
-    """C1c: two questions that the control answers differently are not answered alike."""
+    """C1c: no answer that was given before comes faster than answers can be computed, and few come again at all
+    that the control tells apart.
+
+    What computing takes at least is said by the answers that were new, cell by cell. The middle of them would not do:
+    a server with one place answers the first of eight in an eighth of the time of the last.
+    """
     control = {s.prompt_sha: s.text for _, s in answered(run, run.plan["control"])}
-    by_cell: dict[str, list[tuple[bool, int]]] = {}
-    first: dict[str, str] = {}
+    given: dict[str, str] = {}
+    new: dict[str, list[Sample]] = {}
+    again: list[tuple[str, Sample]] = []
+    total = unlike = 0
     for slot, sample in answered(run, system):
-        if sample.prompt_sha in control and slot.kind != "constrained" and not sample.reuses:
-            other = first.setdefault(sample.text, sample.prompt_sha)
-            repeated = control[other] != control[sample.prompt_sha]
-            by_cell.setdefault(slot.cell, []).append((repeated, sample.t_end - sample.t_sent))
-    total = sum(len(found) for found in by_cell.values())
+        if sample.prompt_sha not in control or slot.kind == "constrained" or sample.reuses:
+            continue
+        total += 1
+        other = given.setdefault(sample.text, sample.prompt_sha)
+        if other == sample.prompt_sha:
+            new.setdefault(slot.cell, []).append(sample)
+        else:
+            again.append((slot.cell, sample))
+            unlike += control[other] != control[sample.prompt_sha]
     if not total:
         return NOTHING
-    again = sum(repeated for found in by_cell.values() for repeated, _ in found)
-    instant = 0
-    for found in by_cell.values():
-        if computed := [took for repeated, took in found if not repeated]:
-            instant += sum(repeated and took < 0.5 * median(computed) for repeated, took in found)
+    instant = sum(_faster_than_any(sample, new.get(cell, [])) for cell, sample in again)
     return Verdict(
-        again / total <= MAX_REPEATED_SHARE and instant / total <= MAX_INSTANT_SHARE,
-        f"{again} of {total} answers were given before to another question, and not so by the control; "
-        f"{instant} of them at once",
+        unlike / total <= MAX_REPEATED_SHARE and instant / total <= MAX_INSTANT_SHARE,
+        f"{len(again)} of {total} answers were given before to another question, {unlike} of them not so by the "
+        f"control; {instant} came faster than any new answer was computed",
     )
+
+
+def _faster_than_any(sample: Sample, computed: Sequence[Sample]) -> bool:
+    """Whether the whole, or its text from the first to the last piece, took less than half of the fastest one's: an
+    answer that is kept may still wait for its turn, but then it comes in one go."""
+    for took in (lambda s: s.t_end - s.t_sent, lambda s: s.texts[-1] - s.texts[0]):
+        if computed and took(sample) < HALF * min(map(took, computed)):
+            return True
+    return False
 
 
 def prefill_seen(run: Run, system: str) -> Verdict:
