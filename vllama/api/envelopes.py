@@ -70,13 +70,22 @@ _ANTHROPIC_KINDS = {
 
 
 def anthropic(error: VllamaError) -> ErrorReply:
-    """Anthropic's envelope, with a request id."""
-    body = {
+    """Anthropic's envelope, with a request id, for an error of the work itself: with a newline, without a charset."""
+    return ErrorReply(error.status, dumps(anthropic_object(error)) + b"\n", JSON, _headers(error))
+
+
+def anthropic_request(error: VllamaError) -> ErrorReply:
+    """Anthropic's envelope for an error found while the body was read: no newline, but a charset."""
+    return ErrorReply(error.status, dumps(anthropic_object(error)), JSON_UTF8, _headers(error))
+
+
+def anthropic_object(error: VllamaError) -> dict[str, object]:
+    """The JSON of Anthropic's envelope, also the `data:` of an error in the middle of a stream."""
+    return {
         "type": "error",
         "error": {"type": _ANTHROPIC_KINDS.get(error.status, "api_error"), "message": error.text},
         "request_id": "req_" + secrets.token_hex(12),
     }
-    return ErrorReply(error.status, dumps(body), JSON, _headers(error))
 
 
 BY_API: dict[Api, Callable[[VllamaError], ErrorReply]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vllama.api.anthropic.messages import count_tokens_endpoint, messages_endpoint
 from vllama.api.ollama import cloud
 from vllama.api.ollama.blobs import head_blob_endpoint, post_blob_endpoint
 from vllama.api.ollama.chat import chat_endpoint, generate_endpoint
@@ -83,7 +84,8 @@ def routes(service: Service) -> tuple[Route, ...]:
         Route(_POST, "/v1/embeddings", v1_embeddings_endpoint(service), "openai", "Embed texts"),
         missing("POST", "/v1/responses", "openai", "Answer a conversation"),
         missing("POST", "/v1/audio/transcriptions", "openai", "Transcribe speech"),
-        missing("POST", "/v1/messages", "anthropic", "Answer a conversation"),
+        Route(_POST, "/v1/messages", messages_endpoint(service), "anthropic", "Answer a conversation"),
+        Route(_POST, "/v1/messages/count_tokens", count_tokens_endpoint(service), "anthropic", "Count a prompt's tokens"),
         Route(_READ, "/health", health(service), "ops", "Whether the server can answer, and with what"),
         Route(_READ, "/metrics", metrics(service), "ops", "Counters in Prometheus' text format"),
     )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from vllama.api.godecoder import Odd
+from vllama.api.gojson import decode_text
+from vllama.api.schemas.native import TOOL_PARAMETERS
 from vllama.prompts.messages import Message, Tool, ToolCall, ToolFunction
 
 
@@ -46,6 +50,15 @@ def build_tool(decoded: dict[str, Any]) -> Tool:
         decoded.get("type", ""),
         _numbers(decoded.get("items")),
     )
+
+
+def build_schema_tool(name: str, description: str, schema: Any, kind: str = "function") -> Tool:
+    """A tool of an API that sends its parameters as a free schema. Raises BodyError where Ollama cannot read it."""
+    try:
+        parameters = {} if schema is None else TOOL_PARAMETERS.fast(schema)
+    except Odd:
+        parameters = decode_text(json.dumps(schema), TOOL_PARAMETERS)
+    return Tool(ToolFunction(name, description, _parameters(parameters)), kind)
 
 
 def _parameters(decoded: dict[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Instant:
     rendered: str = ""
     image_count: int = 0
     dropped: str = ""
+    prompt_tokens: int = 0
     cached_tokens: int = 0
 
     async def events(self) -> AsyncIterator[Delta | Done]:

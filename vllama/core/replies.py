@@ -65,6 +65,11 @@ class Reply(Protocol):
         ...
 
     @property
+    def prompt_tokens(self) -> int:
+        """How many tokens the prompt has, 0 where nothing is generated. Known before the first delta."""
+        ...
+
+    @property
     def cached_tokens(self) -> int:
         """How many of the prompt's tokens came from the prefix cache."""
         ...

@@ -286,6 +286,16 @@ class Service:
             lease.release()
             raise
 
+    async def count_tokens(self, request: ChatRequest) -> int:
+        """How many tokens the prompt of a chat would have, with nothing left out of it. Raises like `chat`."""
+        reply = await self.chat(replace(request, debug_render_only=True, truncate=False))
+        await reply.aclose()
+        lease, _, _ = await self._lease(self.resolve(request.model), request.options, request.keep_alive)
+        try:
+            return len(await lease.engine.tokenize(reply.rendered))
+        finally:
+            lease.release()
+
     # -- embed ---------------------------------------------------------------------------------------------
 
     async def embed(self, request: EmbedRequest) -> Embedded:

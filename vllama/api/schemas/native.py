@@ -51,6 +51,16 @@ TOOL_PROPERTY = Struct(
 TOOL_PROPERTIES = Pointer(OrderedMap(TOOL_PROPERTY))
 TOOL_PROPERTY.add("anyOf", Slice(TOOL_PROPERTY))
 TOOL_PROPERTY.add("properties", TOOL_PROPERTIES)
+TOOL_PARAMETERS = Struct(
+    "api.ToolFunctionParameters",
+    {
+        "type": STRING,
+        "$defs": ANY,
+        "items": ANY,
+        "required": STRINGS,
+        "properties": TOOL_PROPERTIES,
+    },
+)
 TOOL = Struct(
     "api.Tool",
     {
@@ -58,20 +68,7 @@ TOOL = Struct(
         "items": ANY,
         "function": Struct(
             "api.ToolFunction",
-            {
-                "name": STRING,
-                "description": STRING,
-                "parameters": Struct(
-                    "api.ToolFunctionParameters",
-                    {
-                        "type": STRING,
-                        "$defs": ANY,
-                        "items": ANY,
-                        "required": STRINGS,
-                        "properties": TOOL_PROPERTIES,
-                    },
-                ),
-            },
+            {"name": STRING, "description": STRING, "parameters": TOOL_PARAMETERS},
         ),
     },
 )
