@@ -67,8 +67,11 @@ def run_server(settings: Settings, sock: socket.socket | None = None, *, until_e
 
     from vllama.api.app import create_app
     from vllama.api.protocol import Protocol
+    from vllama.models.blobs import remove_leftovers
 
     service = build_service(settings)
+    # Beside the start, not in its way: a store may lie on a slow disk.
+    threading.Thread(target=remove_leftovers, args=(service.library.store,), name="leftovers", daemon=True).start()
     for name in settings.preload:
         service.resolve(name, allow_path=True)
     config = uvicorn.Config(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from vllama.config import Settings
+from vllama.engines.quantizing import quantize
+from vllama.hardware import facts
 from vllama.models.create import CreateRequest, CreateTools, DetectedTemplate, Status, create
 from vllama.models.library import Library
 from vllama.models.names import Name
@@ -22,7 +25,13 @@ def create_model(
 
     `pull` fetches a base model that is not there.
     """
-    tools = CreateTools(autodetect=_detect, check_template=_check, pull=pull, prune=not settings.noprune)
+
+    def quantized(source: Path, target: Path, wanted: str) -> None:
+        quantize(source, target, wanted, settings.num_thread or facts().physical_cores)
+
+    tools = CreateTools(
+        autodetect=_detect, check_template=_check, quantize=quantized, pull=pull, prune=not settings.noprune
+    )
     return create(request, library, tools)
 
 

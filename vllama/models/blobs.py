@@ -100,10 +100,21 @@ def import_file(store: Store, path: Path) -> tuple[str, int, bool]:
 
 
 def remove_leftovers(store: Store, older_than: float = 3600.0) -> None:
-    """Removes our own temporary files of uploads that a crash cut off, if not touched for so many seconds."""
+    """Removes our own temporary files that a crash left, if not touched for so many seconds. A store that cannot be
+    written stays as it is."""
     limit = time.time() - older_than
-    with contextlib.suppress(OSError):
-        for path in store.blobs.glob(_PREFIX + "*"):
-            with contextlib.suppress(OSError):
-                if path.stat().st_mtime < limit:
-                    path.unlink()
+    for root, pattern in ((store.blobs, f"{_PREFIX}*"), (store.manifests, f"*/*/*/{_PREFIX}*")):
+        with contextlib.suppress(OSError):
+            for path in root.glob(pattern):
+                with contextlib.suppress(OSError):
+                    _remove_older(path, limit)
+
+
+def _remove_older(path: Path, limit: float) -> None:
+    if path.is_dir() and not path.is_symlink():  # quantising has a directory
+        for inside in path.iterdir():
+            _remove_older(inside, limit)
+        if not any(path.iterdir()):
+            path.rmdir()
+    elif path.lstat().st_mtime < limit:
+        path.unlink()

@@ -284,14 +284,17 @@ def _quantize(wanted: str, parts: list[_Part], store: Store, tools: CreateTools)
         raise RequestError(f"unsupported quantization type {wanted} - supported types are {_ADVERTISED}")
     wanted = "Q4_K_M" if wanted == "Q4_K" else wanted
     for index, part in enumerate(parts):
-        if part.layer.kind != "model" or part.metadata is None:
+        if part.layer.kind != "model":
             continue
+        if part.metadata is None:
+            raise RequestError("quantization needs a GGUF that can be read")
         if part.metadata.file_type not in ("F16", "BF16", "F32"):
             raise RequestError("quantization is only supported for F16, BF16 and F32 models")
         if part.metadata.file_type == wanted:
             continue
         if tools.quantize is None:
             raise NotImplementedYet("this server cannot quantize: quantize the GGUF with llama-quantize first")
+        yield {"status": f"quantizing {part.metadata.file_type} model to {wanted}"}
         with tempfile.TemporaryDirectory(dir=store.blobs, prefix=".vllama-") as directory:
             target = Path(directory) / "quantized.gguf"
             tools.quantize(store.blob_path(part.layer.digest), target, wanted)

@@ -64,7 +64,7 @@ class GGUFArray:
         return self.count
 
     def values(self) -> list[Any]:
-        """All elements (strings, numbers, booleans). Raises `GGUFError` when the file has changed or they are too many."""
+        """All elements (strings, numbers, booleans). Raises `GGUFError` when they are too many or the file changed."""
         with _open(self.path) as file:
             reader = _Reader(file, self.path)
             reader.seek(self.offset)

@@ -1,4 +1,4 @@
-"""Small GGUF files made here, so that no test of the store needs a real model; a store, and transfers without patience."""
+"""Small GGUF files made here, so that no test of the store needs a real model; stores and hasty transfers."""
 
 from __future__ import annotations
 
