@@ -63,12 +63,13 @@ async def _stream(reply: Reply, shape: EventShape, watcher: DisconnectWatcher, s
     async with aclosing(generator) as events:
         try:
             async for piece in events:
-                data = shape.events(piece) if type(piece) is Delta else shape.finish(piece)
+                data = b""
                 if not started:
                     started = True
-                    data = shape.begin(reply) + data
+                    data = shape.begin(reply)
                     watcher.patience()
                     await start_stream(send, EVENT_STREAM, extra=about(reply))
+                data += shape.events(piece) if type(piece) is Delta else shape.finish(piece)
                 if data:
                     watcher.progress += 1
                     await send({"type": "http.response.body", "body": data, "more_body": True})

@@ -57,7 +57,8 @@ def read_openai_chat(body: bytes) -> tuple[ChatRequest, OpenAIExtras]:
         max_tokens = get("max_completion_tokens")
     if max_tokens is not None:
         options["num_predict"] = max_tokens
-    think = _think(get("reasoning"), get("reasoning_effort"))
+    reasoning = get("reasoning")
+    think = think_of_effort(get("reasoning_effort") if reasoning is None else reasoning.get("effort", ""))
     top_logprobs = check_top_logprobs(get("top_logprobs", 0))
     extras = _extras(get)
     request = ChatRequest(
@@ -159,8 +160,8 @@ def _sampling_options(get: Any) -> dict[str, Any]:
     return options
 
 
-def _think(reasoning: dict[str, Any] | None, effort: str | None) -> Think | None:
-    wanted = reasoning.get("effort", "") if reasoning is not None else effort
+def think_of_effort(wanted: str | None) -> Think | None:
+    """The think setting of a reasoning effort."""
     if not wanted:
         return None
     if wanted not in _EFFORTS:
@@ -179,7 +180,11 @@ def _response_format(wanted: dict[str, Any] | None) -> Any:
         return "json"
     if kind != "json_schema":
         return None
-    schema = (wanted.get("json_schema") or {}).get("schema")
+    return schema_format((wanted.get("json_schema") or {}).get("schema"))
+
+
+def schema_format(schema: Any) -> Any:
+    """The `format` of a schema that a request carries."""
     if schema is None or schema == "":
         return None
     if schema == "json" or isinstance(schema, dict):
@@ -219,13 +224,14 @@ def _part(role: str, part: Any) -> Message:
         if isinstance(url, dict):
             url = url.get("url")
         if isinstance(url, str):
-            return Message(role, images=(_image(url),))
+            return Message(role, images=(data_image(url),))
     if kind == "input_audio":
         return Message(role, images=(_audio(part.get("input_audio")),))
     raise RequestError("invalid message format")
 
 
-def _image(url: str) -> bytes:
+def data_image(url: str) -> bytes:
+    """The image in a data: URL."""
     if url.startswith(("http://", "https://")):
         raise RequestError("image URLs are not currently supported, please use base64 encoded data instead")
     for prefix in _IMAGE_PREFIXES:

@@ -19,6 +19,7 @@ from vllama.api.ollama.transfer import pull_endpoint, push_endpoint
 from vllama.api.openai.chat import chat_completions_endpoint, completions_endpoint
 from vllama.api.openai.embeddings import v1_embeddings_endpoint
 from vllama.api.openai.models import model_endpoint, models_endpoint
+from vllama.api.openai.responses import responses_endpoint
 from vllama.api.ops.health import health
 from vllama.api.ops.metrics import metrics
 from vllama.api.ops.missing import missing
@@ -82,10 +83,12 @@ def routes(service: Service) -> tuple[Route, ...]:
         Route(_POST, "/v1/chat/completions", chat_completions_endpoint(service), "openai", "Answer a conversation"),
         Route(_POST, "/v1/completions", completions_endpoint(service), "openai", "Complete a prompt"),
         Route(_POST, "/v1/embeddings", v1_embeddings_endpoint(service), "openai", "Embed texts"),
-        missing("POST", "/v1/responses", "openai", "Answer a conversation"),
+        Route(_POST, "/v1/responses", responses_endpoint(service), "openai", "Answer a conversation"),
         missing("POST", "/v1/audio/transcriptions", "openai", "Transcribe speech"),
         Route(_POST, "/v1/messages", messages_endpoint(service), "anthropic", "Answer a conversation"),
-        Route(_POST, "/v1/messages/count_tokens", count_tokens_endpoint(service), "anthropic", "Count a prompt's tokens"),
+        Route(
+            _POST, "/v1/messages/count_tokens", count_tokens_endpoint(service), "anthropic", "Count a prompt's tokens"
+        ),
         Route(_READ, "/health", health(service), "ops", "Whether the server can answer, and with what"),
         Route(_READ, "/metrics", metrics(service), "ops", "Counters in Prometheus' text format"),
     )
