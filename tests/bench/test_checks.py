@@ -151,7 +151,9 @@ def test_an_answer_that_comes_at_once_and_was_given_before_is_from_a_cache() -> 
     kept = dict.fromkeys(range(4), "the kept answer")
 
     def change(slot: Slot, s: Sample) -> dict[str, Any]:
-        return {"text": kept[slot.block], "t_end": s.t_sent + MS} if slot.block in kept else {}
+        # The first time it was computed.
+        soon = {"t_end": s.t_sent + MS} if slot.block else {}
+        return {"text": kept[slot.block], **soon} if slot.block in kept else {}
 
     assert verdict(with_samples(run, change), "C1c") is False
     slow = with_samples(run, lambda slot, s: {"text": kept[slot.block]} if slot.block in kept else {})
@@ -160,7 +162,8 @@ def test_an_answer_that_comes_at_once_and_was_given_before_is_from_a_cache() -> 
 
 def test_a_kept_answer_that_waits_for_its_turn_is_found_by_coming_in_one_go() -> None:
     def change(slot: Slot, s: Sample) -> dict[str, Any]:
-        return {"text": "the kept answer", "texts": [s.texts[-1]] * len(s.texts)} if slot.block in range(1, 4) else {}
+        in_one_go = {"texts": [s.texts[-1]] * len(s.texts)} if slot.block else {}
+        return {"text": "the kept answer", **in_one_go} if slot.block < 4 else {}
 
     assert verdict(with_samples(sound(), change), "C1c") is False
 

@@ -170,3 +170,18 @@ def test_missing_keys_profiles_and_files_are_named(tmp_path: Path) -> None:
         read_plan(SCENARIOS, "quick", {"asleep": "dead"})
     with pytest.raises(ConfigError, match="'vllama' stands twice"):
         read_plan(SCENARIOS, "quick", {"systems": ["vllama", "llama-server", "vllama"]})
+
+
+def test_rounds_must_divide_the_requests_and_leave_every_stream_its_part(tmp_path: Path) -> None:
+    def scenario(requests: int, rounds: int) -> Path:
+        path = tmp_path / "turns.toml"
+        path.write_text(
+            f'title = "t"\nstream = true\nconcurrency = [2]\nrequests = [{requests}]\nn_out = 4\n'
+            f'prompts = "passages"\nrounds = {rounds}\n'
+        )
+        return path
+
+    assert read_scenario(scenario(8, 4)).rounds == 4
+    for requests, rounds in ((8, 3), (8, 8), (8, -1)):
+        with pytest.raises(ConfigError, match="rounds"):
+            read_scenario(scenario(requests, rounds))

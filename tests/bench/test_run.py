@@ -20,6 +20,7 @@ from vllama.bench import report
 from vllama.bench.__main__ import EXIT_INTERRUPTED, EXIT_INVALID, EXIT_MISSED, EXIT_OK, EXIT_USAGE, main
 from vllama.bench.checks import failures, judge_all
 from vllama.bench.live import Lines
+from vllama.bench.measure import METRICS
 from vllama.bench.observer import Nobody, Outline, Ratio
 from vllama.bench.plan import Cell, read_plan
 from vllama.bench.results import Run, Sample, Slot, Writer, read_run
@@ -471,3 +472,27 @@ def test_who_watches_is_told_everything(clone: Path) -> None:
     assert notes.calls == [f"{what} {one}" for one in planned for what in ("start", "end")] + ["complete"]
     assert {ratio.metric for ratio in notes.found["concurrent/c2", "ollama"]} >= {"ttft", "aggregate", "e2e"}
     assert {ratio.n for ratio in notes.found["sequential/c1", "ollama"]} == {2}
+
+
+def test_slots_in_rounds_are_measured_in_turns(clone: Path) -> None:
+    text = SCENARIO.format(stream="true", concurrency="[1]", requests="[4]") + "rounds = 4\n"
+    (clone / "scenarios" / "sequential.toml").write_text(text)
+    assert run_tiny(clone, "--scenarios", "sequential") in (EXIT_OK, EXIT_INVALID)
+    run = only_run(clone)
+    assert len(run.slots) == 3 * 2
+    for block in range(2):
+        slots = [slot for slot in run.slots if slot.block == block]
+        sent = sorted((slot.t_start + s.t_sent, slot.system) for slot in slots for s in run.samples[slot.index])
+        rounds = [[key for _, key in sent[start : start + 3]] for start in range(0, 12, 3)]
+        # Every system once in each round, every other round in the opposite order.
+        assert all(len(set(found)) == 3 for found in rounds)
+        assert rounds[1] == rounds[0][::-1] == rounds[3] and rounds[2] == rounds[0]
+    for slot in run.slots:
+        samples = run.samples[slot.index]
+        assert [s.index for s in samples] == [0, 1, 2, 3]
+        assert len({s.prompt_sha for s in samples}) == 4
+        took = sum(s.t_end - s.t_sent for s in samples)
+        assert took <= slot.wall_ns < samples[-1].t_end - samples[0].t_sent
+        rate = METRICS["aggregate"].of(slot, samples)
+        assert rate is not None and abs(rate - 48 / (took / 1e9)) < 0.01 * rate
+        assert METRICS["steady"].of(slot, samples) is None

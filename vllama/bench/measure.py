@@ -82,14 +82,23 @@ def aggregate_tps(slot: Slot, samples: Sequence[Sample]) -> float | None:
     usable = _usable(samples)
     if not usable or slot.kind not in ("closed", "shared-prefix", "conversation", "burst"):
         return None
-    span = max(s.t_end for s in usable) - min(s.t_sent for s in usable)
+    span = sum(max(s.t_end for s in part) - min(s.t_sent for s in part) for part in _parts(slot, usable))
     return sum(s.n_out for s in usable) / (span / 1e9) if span > 0 else None
+
+
+def _parts(slot: Slot, samples: Sequence[Sample]) -> list[list[Sample]]:
+    """The requests of each part of a slot that was measured in turns with others; between its parts it waits."""
+    rounds = round(slot.extra.get("rounds", 1))
+    by_part: dict[int, list[Sample]] = {}
+    for sample in samples:
+        by_part.setdefault(sample.index * rounds // max(1, slot.requests), []).append(sample)
+    return list(by_part.values())
 
 
 def steady_tps(slot: Slot, samples: Sequence[Sample]) -> float | None:
     """Only while all streams produce text; a request's tokens are spread evenly over its text time."""
     usable = [s for s in _usable(samples, "") if len(s.texts) > 1]
-    if not slot.stream or slot.kind != "closed" or len(usable) < slot.concurrency:
+    if not slot.stream or slot.kind != "closed" or len(usable) < slot.concurrency or "rounds" in slot.extra:
         return None
     edges = sorted([(s.texts[0], 1) for s in usable] + [(s.texts[-1], -1) for s in usable])
     running, full = 0, []

@@ -44,7 +44,7 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "closed": Kind(may=("ceiling", "prompt_tokens"), screened=True),
+    "closed": Kind(may=("ceiling", "prompt_tokens", "rounds"), screened=True),
     "prefill": Kind(needs=("prompt_tokens",)),
     "shared-prefix": Kind(needs=("prompt_tokens",), samples="twice the concurrency"),
     "conversation": Kind(needs=("turns",), samples="concurrency times turns"),
@@ -91,7 +91,8 @@ class Scenario:
     (the prefix in "shared-prefix", each input in "embeddings"), `turns` of a conversation, `join_after_s` seconds until
     the long prompt joins, `rate` requests a second, `cancel_after` events until the client hangs up, `keep_alive_s`
     seconds, `num_ctx` context lengths asked for in turn, `inputs` of one embeddings request, `idle_s` seconds,
-    `json_schema` as text.
+    `json_schema` as text, `rounds` the parts of equal size that a slot is cut into, to be measured in turns with the
+    slots of the other systems (0 = each slot in one piece).
     """
 
     id: str
@@ -116,6 +117,7 @@ class Scenario:
     inputs: int = 0
     idle_s: float = 0.0
     json_schema: str = ""
+    rounds: int = 0
 
     @property
     def cells(self) -> list[Cell]:
@@ -361,6 +363,9 @@ def _check_load(name: str, scenario: Scenario, concurrency: int, requests: int) 
     }
     if not fits[wanted]:
         raise ConfigError(f"{name}: requests of kind {scenario.kind!r} must be {wanted}, not {requests}")
+    rounds = scenario.rounds
+    if rounds < 0 or (rounds and (requests % rounds or requests // rounds < concurrency)):
+        raise ConfigError(f"{name}: {requests} requests cannot be cut into {rounds} rounds of {concurrency} or more")
 
 
 def read_plan(folder: Path, profile: str, overrides: Mapping[str, Any] | None = None) -> Plan:

@@ -9,7 +9,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -179,6 +179,15 @@ class Ticks:
         user, nice, system, idle, iowait, irq, softirq, stolen = (int(x) for x in first)
         busy = user + nice + system + irq + softirq
         return cls(busy, stolen, busy + idle + iowait + stolen)
+
+    @classmethod
+    def spent(cls, parts: Sequence[tuple[Ticks | None, Ticks | None]]) -> tuple[Ticks | None, Ticks | None]:
+        """Several times, each as (before, after), as if they were one; (None, None) if one is not known."""
+        known = [(a, b) for a, b in parts if a is not None and b is not None]
+        if len(known) < len(parts):
+            return None, None
+        sums = [sum(getattr(b, name) - getattr(a, name) for a, b in known) for name in ("busy", "stolen", "total")]
+        return cls(0, 0, 0), cls(*sums)
 
 
 def steal_share(before: Ticks | None, after: Ticks | None) -> float:

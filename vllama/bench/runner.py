@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import gc
 import hashlib
 import os
 import signal
@@ -19,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vllama.bench import estimate, probe
-from vllama.bench.load import LagMeter
-from vllama.bench.loads import LOADS, Job, NotApplicable, Outcome, lacks
+from vllama.bench.loads import LOADS, NotApplicable, lacks
 from vllama.bench.measure import METRICS
 from vllama.bench.observer import Observer, Outline, Ratio
 from vllama.bench.plan import Cell, Plan
@@ -29,6 +27,7 @@ from vllama.bench.screening import Screening, score
 from vllama.bench.selfcheck import read_bound
 from vllama.bench.stats import paired_ratio, williams_order
 from vllama.bench.systems import Setup, System, SystemFailed
+from vllama.bench.taking import Taking, in_turns
 from vllama.errors import ConfigError
 
 Say = Callable[[str], None]
@@ -299,96 +298,59 @@ class Runner:
                 self.say(f"out of time after {block} of {self.plan.pairs} pairs; --resume goes on")
                 return "out of time"
             for cell in self.plan.cells:
-                line = []
-                for place, key in enumerate(self.order[cell.id][block]):
-                    if self._is_settled(block, cell.id, key):
-                        continue
-                    slot = await self._measure(cell, block, place, key)
-                    if slot is not None:
-                        line.append(f"{key} {slot.wall_ns / 1e9:.2f} s{' FAILED' if slot.error else ''}")
-                if line:
+                measured = await self._measure(cell, block)
+                if measured:
+                    line = [f"{s.system} {s.wall_ns / 1e9:.2f} s{' FAILED' if s.error else ''}" for s in measured]
                     self._say(f"pair {block + 1}/{self.plan.pairs}  {cell.id:<14} {'  '.join(line)}")
                 self._tell_ratios(cell)
             longest = max(longest, time.monotonic() - began)
         return "complete"
 
-    async def _measure(self, cell: Cell, block: int, place: int, key: str) -> Slot | None:
-        """One slot; the system was warmed by one small request just before. None if it could not be tried."""
-        system, load = self.systems[key], LOADS[cell.kind]
-        if not await self._rouse(key):
+    async def _measure(self, cell: Cell, block: int) -> list[Slot]:
+        """The slots of one block in one cell: one after the other, or in turns where the scenario says so."""
+        order = self.order[cell.id][block]
+        keys = [(place, key) for place, key in enumerate(order) if not self._is_settled(block, cell.id, key)]
+        found = []
+        # What is stopped between its slots cannot take turns.
+        if self.plan.scenario(cell.scenario).rounds and self.plan.asleep != "stopped":
+            takings = [taking for place, key in keys if (taking := await self._begin(cell, block, place, key))]
+            await in_turns(takings, self._wake, self._pause)
+            found = [slot for taking in takings if (slot := await self._conclude(taking))]
+        else:
+            for place, key in keys:
+                if key in self.systems and (taking := await self._begin(cell, block, place, key)):
+                    await in_turns([taking], self._wake, _nothing)
+                    if slot := await self._conclude(taking):
+                        found.append(slot)
+        return found
+
+    async def _begin(self, cell: Cell, block: int, place: int, key: str) -> Taking | None:
+        """The system warmed by one small request. None if it could not be roused."""
+        if key not in self.systems or not await self._rouse(key):
             return None
+        system, load = self.systems[key], LOADS[cell.kind]
         index, self._slots = self._slots, self._slots + 1
-        lived = bool(system.pids())
+        taking = Taking(self.plan, cell, (index, block, place), key, self.systems, self.screening.prompts(cell, block))
         with contextlib.suppress(SystemFailed, TimeoutError, OSError):  # if it is dead, the slot says so
             await self._warm(system, f"slot {index}", 1, 1, stream=cell.stream)
         if load.prepare is not None:
             await load.prepare(system)
-        prompts = self.screening.prompts(cell, block)
-        job = Job(self.plan, self.plan.scenario(cell.scenario), cell, prompts, f"{self.plan.seed}/{cell.id}/{block}")
         self.observer.slot_started(cell.id, block, key)
-        others = [other for name, other in self.systems.items() if name != key]
-        work = probe.control_work()
-        gc.collect()
-        gc.disable()
-        ticks = probe.Ticks.now()
-        cpu, cpu_others = system.cpu_seconds(), sum(other.cpu_seconds() for other in others)
-        own = time.process_time()
-        error = ""
-        outcome: Outcome | None = None
-        async with LagMeter() as lag:
-            began = time.monotonic_ns()
-            try:
-                outcome = await load.drive(system, job)
-            except NotApplicable as reason:
-                self._note(cell, key, NOT_APPLICABLE, str(reason))
-            except (SystemFailed, TimeoutError, OSError) as failure:
-                error = f"{type(failure).__name__}: {failure}"
-            ended = time.monotonic_ns()
-        own = time.process_time() - own
-        cpu = system.cpu_seconds() - cpu
-        cpu_others = sum(other.cpu_seconds() for other in others) - cpu_others
-        ticks_after = probe.Ticks.now()
-        gc.enable()
-        if key in self.cells.get(cell.id, {}):
+        return taking
+
+    async def _conclude(self, taking: Taking) -> Slot | None:
+        """Write the slot down; None if the system turned out to be unable to do it."""
+        key, system = taking.key, self.systems[taking.key]
+        if taking.cannot:
+            self._note(taking.cell, key, NOT_APPLICABLE, taking.cannot)
             await self._sleep(key)
             return None
-        samples: list[Sample] = []
-        if outcome is not None:
-            samples = outcome.later(index, began)
-            failed = [sample.error or "no text" for sample in samples if sample.failed]
-            error = probe.scrub(failed[0], self.setup.root) if failed else ""
-        slot = Slot(
-            index=index,
-            block=block,
-            place=place,
-            system=key,
-            scenario=cell.scenario,
-            concurrency=cell.concurrency,
-            requests=cell.requests,
-            n_out=cell.n_out,
-            stream=cell.stream,
-            t_start=began,
-            wall_ns=ended - began,
-            cpu_s=round(cpu, 6),
-            others_cpu_s=round(cpu_others, 6),
-            client_cpu_s=round(own, 6),
-            pss=system.pss(),
-            lag_ns=lag.summary,
-            control_work_ns=work,
-            steal=round(probe.steal_share(ticks, ticks_after), 5),
-            foreign=round(probe.foreign_share(ticks, ticks_after, cpu + cpu_others + own), 5),
-            load1=round(os.getloadavg()[0], 2),
-            no_delay=outcome.no_delay if outcome is not None else system.no_delay,
-            error=error,
-            kind=cell.kind,
-            lane=system.lane,
-            slo=job.scenario.slo.limits,
-            extra=outcome.extra if outcome is not None else {},
-        )
+        self._wake(key)
+        slot, samples = taking.record(lambda text: probe.scrub(text, self.setup.root))
         self.writer.add(slot, samples)
         self._remember(slot, samples)
         self.observer.slot_finished(slot, samples)
-        if error and lived and not system.pids():
+        if slot.error and taking.lived and not system.pids():
             await self._restart(key)
         if key in self.systems:
             await self._sleep(key)
@@ -431,6 +393,11 @@ class Runner:
         elif self._sleeps(key) == "stopped":
             await system.stop()
 
+    def _pause(self, key: str) -> None:
+        """Its part is over, and the next one comes soon."""
+        if self._sleeps(key) == "paused":
+            _signal(self.systems[key], signal.SIGSTOP)
+
     def _wake(self, key: str) -> None:
         """A paused process does not even end when it is asked to."""
         if self._sleeps(key) == "paused":
@@ -463,6 +430,10 @@ class Runner:
         with contextlib.suppress(SystemFailed):
             await system.stop()
         await self._start(key, "died and did not start again")
+
+
+def _nothing(key: str) -> None:
+    """For a slot that is measured in one piece: it goes on until its end."""
 
 
 def _signal(system: System, number: signal.Signals) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -19,7 +19,7 @@ from vllama.bench.checks.model import (
     slots_of,
 )
 from vllama.bench.checks.settings import differences, settings
-from vllama.bench.results import Run
+from vllama.bench.results import Run, Sample
 
 MAX_CACHED_TOKENS = 4
 """Nonces of prompts may share their first tokens by chance."""
@@ -34,6 +34,9 @@ MAX_INSTANT_SHARE = 0.02
 HALF = 0.5
 """Two prompts on one passage often get one answer, and a near tie that falls the other way can make two equal that the
 control gives apart. One that also comes in less than half of the time of the fastest new answer was not computed."""
+
+SEEN_NS = 10_000_000
+"""Of shorter times, half is the client's own inaccuracy."""
 
 MIN_COMMON = 0.10
 """Of the text, before the first difference: less is another model, not another rounding."""
@@ -133,8 +136,10 @@ def no_cached_answers(run: Run, system: str) -> Verdict:
 def _faster_than_any(sample: Sample, computed: Sequence[Sample]) -> bool:
     """Whether the whole, or its text from the first to the last piece, took less than half of the fastest one's: an
     answer that is kept may still wait for its turn, but then it comes in one go."""
-    for took in (lambda s: s.t_end - s.t_sent, lambda s: s.texts[-1] - s.texts[0]):
-        if computed and took(sample) < HALF * min(map(took, computed)):
+    takes: tuple[Callable[[Sample], int], ...] = (lambda s: s.t_end - s.t_sent, lambda s: s.texts[-1] - s.texts[0])
+    for took in takes:
+        fastest = min(map(took, computed), default=0)
+        if fastest > SEEN_NS and took(sample) < HALF * fastest:
             return True
     return False
 
