@@ -42,6 +42,8 @@ ROUTES = {
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/embeddings",
+    "/v1/messages",
+    "/v1/responses",
 }
 GROUPS = {"http", "cors", "host"}
 OTHER_FILE = {"show-verbose"}

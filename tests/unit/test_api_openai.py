@@ -33,6 +33,7 @@ class ScriptedReply:
         self.kind = kind
         self.rendered = rendered
         self.dropped = ""
+        self.prompt_tokens = 0
         self.cached_tokens = 0
         self.closed = False
 

@@ -29,6 +29,8 @@ NATIVE_EMPTY = "missing request body"
 
 MAX_DEPTH = 10_000
 
+_CUT_TEXT = "unexpected end of JSON input"
+
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 # Python before 3.11.3 matches a possessive group that fails halfway wrongly: only the class inside may be possessive.
 _STRING_BODY = rb'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*'
@@ -73,13 +75,14 @@ def decode_exact(body: bytes, schema: Struct, *, empty: str = NATIVE_EMPTY) -> d
 def decode_text(text: str, go_type: GoType) -> Any:
     """The whole of `text` as one value, as json.Unmarshal reads it. Raises BodyError with Go's text."""
     body = text.encode()
-    scanner = Scanner(body, "unexpected end of JSON input")
+    scanner = Scanner(body, _CUT_TEXT)
     try:
         node = scanner.scan()
         scanner.expect_end()
         return Decoder().run(go_type, node)
     except DecodeError as error:
-        raise BodyError(error.text) from None
+        # A stream may still go on, which is what the scanner's text is about; a text has ended.
+        raise BodyError(_CUT_TEXT if error.text == "unexpected EOF" else error.text) from None
     except RecursionError:
         raise BodyError("exceeded max depth") from None
 

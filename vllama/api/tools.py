@@ -48,7 +48,7 @@ def build_tool(decoded: dict[str, Any]) -> Tool:
             _parameters(function.get("parameters", {})),
         ),
         decoded.get("type", ""),
-        _numbers(decoded.get("items")),
+        numbers(decoded.get("items")),
     )
 
 
@@ -65,7 +65,7 @@ def _parameters(decoded: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {"type": decoded.get("type", "")}
     for key in ("$defs", "items"):
         if decoded.get(key) is not None:
-            result[key] = _numbers(decoded[key])
+            result[key] = numbers(decoded[key])
     if decoded.get("required"):
         result["required"] = decoded["required"]
     properties = decoded.get("properties")
@@ -85,11 +85,11 @@ def _property(decoded: dict[str, Any]) -> dict[str, Any]:
     if names:
         result["type"] = names[0] if len(names) == 1 else names
     if decoded.get("items") is not None:
-        result["items"] = _numbers(decoded["items"])
+        result["items"] = numbers(decoded["items"])
     if decoded.get("description"):
         result["description"] = decoded["description"]
     if decoded.get("enum"):
-        result["enum"] = _numbers(decoded["enum"])
+        result["enum"] = numbers(decoded["enum"])
     if decoded.get("properties") is not None:
         result["properties"] = _properties(decoded["properties"])
     if decoded.get("required"):
@@ -97,12 +97,12 @@ def _property(decoded: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _numbers(value: Any) -> Any:
+def numbers(value: Any) -> Any:
     """`value` with whole floats as ints: Go holds every number as float64 and prints 1e3 as 1000."""
     if isinstance(value, float):
         return int(value) if value.is_integer() and abs(value) < 1e21 else value
     if isinstance(value, list):
-        return [_numbers(item) for item in value]
+        return [numbers(item) for item in value]
     if isinstance(value, dict):
-        return {key: _numbers(item) for key, item in value.items()}
+        return {key: numbers(item) for key, item in value.items()}
     return value

@@ -9,6 +9,7 @@ from typing import Any
 from vllama.api.events import event
 from vllama.api.http import dumps
 from vllama.api.read_responses import ResponsesExtras
+from vllama.api.tools import numbers
 from vllama.core.replies import Delta, Done, Reply
 from vllama.errors import VllamaError
 from vllama.prompts.messages import ToolCall
@@ -70,11 +71,11 @@ class ResponseShape:
             "truncation": get("truncation") or "disabled",
             "parallel_tool_calls": True,
             "text": {"format": _format(text_format)},
-            "top_p": _or_one(get("top_p")),
+            "top_p": _number_or_one(get("top_p")),
             "presence_penalty": 0,
             "frequency_penalty": 0,
             "top_logprobs": 0,
-            "temperature": _or_one(get("temperature")),
+            "temperature": _number_or_one(get("temperature")),
             "reasoning": self._reasoning_sent(),
             "usage": usage,
             "max_output_tokens": get("max_output_tokens"),
@@ -233,7 +234,7 @@ def _function_call(item_id: str, call: ToolCall) -> Item:
 def _tool(sent: Item) -> Item:
     """A tool as it was sent."""
     tool = {"type": sent.get("type", ""), "name": sent.get("name", "")}
-    tool |= {key: sent.get(key) for key in ("description", "strict", "parameters")}
+    tool |= {key: numbers(sent.get(key)) for key in ("description", "strict", "parameters")}
     if members := sent.get("tools"):
         tool["tools"] = [_tool(member) for member in members]
     return tool
@@ -246,8 +247,8 @@ def _format(sent: Item | None) -> Item:
     return {"type": sent.get("type", ""), **settings}
 
 
-def _or_one(value: float | None) -> float:
-    return 1.0 if value is None else value
+def _number_or_one(value: float | None) -> Any:
+    return 1 if value is None else numbers(value)
 
 
 def _usage(done: Done) -> dict[str, Any]:
