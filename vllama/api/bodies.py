@@ -10,11 +10,15 @@ from vllama.prompts.messages import Message
 
 @dataclass(frozen=True, slots=True)
 class NameBody:
-    """DELETE /api/delete, POST /api/pull and /api/push. `name` is taken from `model`, or else `name`."""
+    """DELETE /api/delete, POST /api/pull and /api/push. `name` is taken from `model`, or else `name`.
+
+    `source` is a pull's "from": "" for what the name says, "hf" or "ollama".
+    """
 
     name: str
     stream: bool | None = None
     insecure: bool = False
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

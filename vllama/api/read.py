@@ -168,7 +168,12 @@ def read_create(body: bytes) -> CreateBody:
 
 def _read_name(body: bytes, schema: Struct) -> NameBody:
     get = decode(body, schema).get
-    return NameBody(name=get("model") or get("name", ""), stream=get("stream"), insecure=get("insecure", False))
+    return NameBody(
+        name=get("model") or get("name", ""),
+        stream=get("stream"),
+        insecure=get("insecure", False),
+        source=get("from", ""),
+    )
 
 
 def require_model(name: str) -> str:

@@ -149,11 +149,21 @@ def run(
 
 
 @app.command()
-def pull(model: ModelArgument, insecure: InsecureOption = False, host: HostOption = None) -> None:
-    """Pull a model from a registry."""
+def pull(
+    model: ModelArgument,
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from", metavar="hf|ollama", help="Take it from there, whatever the name says.", show_default=False
+        ),
+    ] = "",
+    insecure: InsecureOption = False,
+    host: HostOption = None,
+) -> None:
+    """Pull a model from a registry or from Hugging Face."""
     from vllama.cli.transfer import pull_model
 
-    pull_model(model, host, insecure)
+    pull_model(model, host, insecure, source)
 
 
 @app.command()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vllama.cli import humanize, reach
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def pull_model(model: str, host: str | None, insecure: bool) -> None:
-    """Bring a model from its registry, or bring it up to date."""
+def pull_model(model: str, host: str | None, insecure: bool, source: str = "") -> None:
+    """Bring a model from its registry or from Hugging Face, or bring it up to date."""
     with reach.server(host) as client:
-        transfer(client, "pull", model, insecure)
+        transfer(client, "pull", model, insecure, {"from": source} if source else {})
 
 
 def push_model(model: str, host: str | None, insecure: bool) -> None:
@@ -29,9 +30,11 @@ def push_model(model: str, host: str | None, insecure: bool) -> None:
         transfer(client, "push", model, insecure)
 
 
-def transfer(client: Client, verb: str, model: str, insecure: bool) -> None:
+def transfer(
+    client: Client, verb: str, model: str, insecure: bool, more: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """One pull or push with its progress on standard error. Raises VllamaError."""
-    body = {"model": model, "insecure": insecure}
+    body = {"model": model, "insecure": insecure, **more}
     show = _bars if sys.stderr.isatty() else _lines
     with closing(client.stream(f"/api/{verb}", body)) as items:
         last = show(items)

@@ -311,7 +311,7 @@ class Residency:
             return
         try:
             metadata = model.metadata
-            wanted = need(metadata, model.gguf.stat().st_size, options)
+            wanted = need(metadata, model.weights_size, options)
         except (OSError, VllamaError):
             return  # the engine will say what is wrong with the file
         while True:
@@ -531,6 +531,8 @@ def _serves(resident: Resident, wanted: LoadOptions) -> bool:
 
 def _source(model: Model, kind: EngineKind) -> ModelSource:
     if model.gguf is None:
+        if model.directory is not None and "safetensors" in kind.reads:
+            return ModelSource(model.directory, "safetensors")
         if "scripted" in kind.reads:
             from pathlib import Path
 

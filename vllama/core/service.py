@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllama.config import Settings
 from vllama.core.answer import Answer, ContextMaker, Instant, dropped
+from vllama.core.choosing import engine_for
 from vllama.core.conversation import history, tag_images, tail, turns
 from vllama.core.embedding import UNSUPPORTED, embedding_of, shorten
 from vllama.core.options import Options, merge_options
@@ -28,7 +29,7 @@ from vllama.core.requests import ChatRequest, EmbedRequest, GenerateRequest
 from vllama.core.residency import GOING_DOWN, Lease, Residency
 from vllama.engines.base import Constraint, Engine, Finished, Generation, LoadOptions, Started
 from vllama.engines.fitting import TOO_LONG
-from vllama.engines.registry import EngineKind, choose
+from vllama.engines.registry import EngineKind
 from vllama.errors import (
     BusyError,
     ForbiddenError,
@@ -109,7 +110,7 @@ class Service:
         self._files: dict[str, Model] = {}
 
     def _choose(self, model: Model) -> EngineKind:
-        return choose("gguf" if model.gguf is not None else "scripted", self.settings.engine)
+        return engine_for(model, self.settings.engine)
 
     async def start(self) -> None:
         """Nothing to do yet but to be there; loads happen on demand."""

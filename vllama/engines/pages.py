@@ -7,6 +7,7 @@ part of that time on looking up addresses; see docs/decisions/0004 for the measu
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -19,6 +20,8 @@ RESERVE = 0.1
 """Share of the free memory that is left to others when a KV memory grows."""
 
 TUNABLE = "glibc.malloc.hugetlb"
+
+_SHARDED = re.compile(r"(.+)-00001-of-(\d{5})(\.gguf)", re.I | re.S)
 
 
 def huge_pages(root: Path = Path("/")) -> bool:
@@ -38,7 +41,17 @@ def copies(path: str, *, offloads: bool, root: Path = Path("/"), system: str = s
     if system != "linux" or offloads or not huge_pages(root):
         return False
     _, available = memory(root)
-    return os.path.getsize(path) <= SHARE * available
+    return _size(path) <= SHARE * available
+
+
+def _size(path: str) -> int:
+    """Bytes of the weights: of all files, where this is the first of several."""
+    match = _SHARDED.fullmatch(path)
+    if match is None:
+        return os.path.getsize(path)
+    count = int(match[2])
+    paths = (f"{match[1]}-{number:05}-of-{count:05}{match[3]}" for number in range(1, count + 1))
+    return sum(os.path.getsize(piece) for piece in paths if os.path.exists(piece))
 
 
 def affordable(size: int, root: Path = Path("/")) -> bool:

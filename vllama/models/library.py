@@ -1,4 +1,4 @@
-"""All models that this machine can serve: Ollama's store first, then what installed packages carry."""
+"""All models that this machine can serve: of Ollama's store, of installed packages, of the Hugging Face cache."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vllama.errors import ModelLoadError, ModelNotFound, RequestError
-from vllama.models.gguf import read_metadata
+from vllama.models.hub.records import Records
 from vllama.models.model import Inspect, Model, ModelConfig
 from vllama.models.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, Name, parse_reference
 from vllama.models.overlay import CARRIED, Overlay, synthetic_digest
+from vllama.models.shards import read_model, weights_size
 from vllama.models.store import Store
 
 
@@ -23,7 +24,9 @@ class Library:
     def __init__(self, models_dir: Path, overlay: bool | Overlay = True, inspect: Inspect | None = None) -> None:
         self.store = Store(models_dir, inspect)
         self.overlay = overlay if isinstance(overlay, Overlay) else Overlay(CARRIED if overlay else ())
+        self.hub = Records(models_dir, inspect)
         self.overlay.inspect = self.inspect = inspect
+        self._listed: tuple[tuple[list[Model], list[Model]], tuple[Model, ...]] = (([], []), ())
 
     def resolve(self, name: str, *, allow_path: bool = False) -> Model:
         """The model that `name` means, in any spelling of its letters; `:local` may end it.
@@ -56,16 +59,24 @@ class Library:
 
     def find(self, name: Name) -> Model | None:
         """The model of a parsed name, None when there is none."""
-        return self.store.find(name) or self.overlay.find(name)
+        return self.store.find(name) or self.overlay.find(name) or self.hub.find(name)
 
     def models(self) -> list[Model]:
         """All models, newest first; a package's model is hidden by one of the same name in the store."""
-        stored = self.store.scan()
+        return list(self.listing())
+
+    def listing(self) -> tuple[Model, ...]:
+        """As `models`; the same object while all models are the same."""
+        stored, carried = self.store.scan(), self.overlay.models()
+        before, listed = self._listed
+        if before[0] is stored and before[1] == carried:
+            return listed
         known = {model.name.key for model in stored}
-        found = stored + [m for m in self.overlay.models() if m.name.key not in known]
+        found = stored + [m for m in carried if m.name.key not in known]
         found.sort(key=lambda m: m.name.shortest)
         found.sort(key=lambda m: m.modified_at, reverse=True)
-        return found
+        self._listed = ((stored, carried), tuple(found))
+        return self._listed[1]
 
 
 def looks_like_path(text: str) -> bool:
@@ -87,14 +98,17 @@ def model_from_file(text: str | Path, inspect: Inspect | None = None) -> Model:
     if not path.is_file():
         raise ModelLoadError(f"cannot open {path}: not a regular file")
     try:
-        metadata = read_metadata(path)
+        metadata = read_model(path)
+        size = weights_size(path)
+    except OSError as error:
+        raise ModelLoadError(f"unable to load model: {error.filename}: {error.strerror}") from error
     except ModelLoadError as error:
         raise ModelLoadError(f"unable to load model: {path}: {error.text}") from error
     stamp = f"file:{path}:{stat.st_mtime_ns}"
     return Model(
         name=file_name(path),
-        digest=synthetic_digest(stamp, stat.st_size, {}),
-        size=stat.st_size,
+        digest=synthetic_digest(stamp, size, {}),
+        size=size,
         modified_at=datetime.fromtimestamp(stat.st_mtime, UTC),
         config=ModelConfig.from_metadata(metadata),
         gguf=path,

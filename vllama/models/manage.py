@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vllama.errors import ModelNotFound, NotFoundError, RequestError
 from vllama.goquote import quote
 from vllama.models.create import materialise
+from vllama.models.hub.records import canonical
 from vllama.models.library import Library
 from vllama.models.model import Model
 from vllama.models.names import Name, parse_reference
 
 
 def copy(library: Library, source: str, destination: str) -> None:
-    """Gives a model a second name. A package's model is copied into the store, weights and all.
+    """Gives a model a second name. A package's model is copied into the store, weights and all; one of Hugging Face
+    stays in its cache.
 
     Raises `RequestError` for a bad name, `NotFoundError`, or `ServerError` when the store cannot be written.
     """
@@ -23,11 +27,21 @@ def copy(library: Library, source: str, destination: str) -> None:
         raise NotFoundError(f"model {quote(source)} not found")
     store = library.store
     target = store.existing_name(target)
-    if found.origin != "store":
+    if found.origin == "hub":
+        _copy_record(library, found, target)
+    elif found.origin != "store":
         materialise(found, target, store)
     elif found.name.key != target.key:
         with store.lock:
             store.write_manifest(target, store.manifest_bytes(found.name))
+
+
+def _copy_record(library: Library, found: Model, target: Name) -> None:
+    record = library.hub.record(found.name)
+    if library.store.find(target) or library.overlay.find(target):
+        raise RequestError(f"destination {quote(target.shortest)} is a model already: remove it first")
+    if record is not None and found.name.key != canonical(target).key:
+        library.hub.add(replace(record, name=canonical(target)))
 
 
 def _source(library: Library, text: str) -> Model | None:
@@ -44,7 +58,8 @@ def _source(library: Library, text: str) -> Model | None:
 
 
 def delete(library: Library, text: str) -> None:
-    """Removes a model of the store and the blobs that no other model needs. A running copy goes on.
+    """Removes a model of the store, or of the Hugging Face cache, and the files that no other model needs. A running
+    copy goes on.
 
     Raises `RequestError` for a bad name or a package's model, `ModelNotFound`, or `ServerError` when the
     store cannot be written.
@@ -56,6 +71,8 @@ def delete(library: Library, text: str) -> None:
     if not name.valid:
         raise RequestError(f"name {quote(text)} is invalid")
     if name != literal and library.store.delete(name):
+        return
+    if library.hub.delete(literal) or library.hub.delete(name):
         return
     if library.overlay.find(name):
         raise RequestError(

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vllama.errors import ModelLoadError, VllamaError
-from vllama.models.gguf import GGUFMetadata, read_metadata
+from vllama.models.gguf import GGUFMetadata
 from vllama.models.gotext import human_number
 from vllama.models.names import Name
+from vllama.models.shards import read_model, weights_size
 
 DEFAULT_TEMPLATE = "{{ .Prompt }}"
 """What a model without a template is prompted with."""
@@ -107,7 +108,8 @@ class Model:
     `digest` is 64 hex digits, the sha256 of the manifest. `size` in bytes, all layers and the config.
     `template` is the Go TEMPLATE, None when the model has none; `chat_template` the GGUF's own Jinja
     template. `params` are the PARAMETERs as decoded JSON. `messages` are (role, content) pairs.
-    `gguf` is None for a model whose weights are of another format or not here.
+    `gguf` is None for a model whose weights are of another format or not here; of one in several files it is the
+    first. `directory` holds safetensors with their configuration and tokenizer.
     """
 
     name: Name
@@ -121,10 +123,11 @@ class Model:
     messages: tuple[tuple[str, str], ...] = ()
     licenses: tuple[str, ...] = ()
     gguf: Path | None = None
+    directory: Path | None = None
     adapters: tuple[Path, ...] = ()
     projector: Path | None = None
     parent: str = ""
-    origin: Literal["store", "package", "file"] = "store"
+    origin: Literal["store", "package", "file", "hub"] = "store"
     inspect: Inspect | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -143,7 +146,12 @@ class Model:
         """The GGUF's header, read at the first use. Raises `ModelLoadError`."""
         if self.gguf is None:
             raise ModelLoadError(f"model '{self.name.shortest}' has no GGUF file")
-        return read_metadata(self.gguf)
+        return read_model(self.gguf)
+
+    @property
+    def weights_size(self) -> int:
+        """Bytes of the GGUF's files. Raises OSError for one that is missing."""
+        return weights_size(self.gguf) if self.gguf is not None else 0
 
     @property
     def chat_template(self) -> str | None:
@@ -187,13 +195,13 @@ class Model:
             found.append("vision")
         if metadata is not None and metadata.arch("audio.block_count"):
             found.append("audio")
-        return tuple(dict.fromkeys((*found, *self.config.capabilities)))
+        return tuple(dict.fromkeys((*self.config.capabilities, *found)))
 
     def _readable_metadata(self) -> GGUFMetadata | None:
         """None for a damaged file: lists must show the model all the same, loading it says what is wrong."""
         if self.gguf is None:
             return None
         try:
-            return read_metadata(self.gguf)
+            return read_model(self.gguf)
         except ModelLoadError:
             return None

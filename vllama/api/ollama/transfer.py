@@ -23,6 +23,7 @@ from vllama.api.http import (
     start_stream,
 )
 from vllama.api.read import read_pull, read_push
+from vllama.core.pulling import pull
 from vllama.errors import ModelNotFound, RequestCanceled, RequestError, VllamaError
 from vllama.goquote import quote
 from vllama.models.names import Name, parse_reference
@@ -39,7 +40,8 @@ def pull_endpoint(service: Service) -> Endpoint:
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
         body = read_pull(await read_body(scope, receive))
         name = _pulled(body.name)
-        await _answer(service.transfers.pull(name, insecure=body.insecure), body.stream is not False, receive, send)
+        lines = pull(service, name, insecure=body.insecure, source=body.source)
+        await _answer(lines, body.stream is not False, receive, send)
 
     return endpoint
 

@@ -164,5 +164,6 @@ _TRANSFER: dict[str, GoType] = {
     "stream": BOOL_POINTER,
     "name": STRING,
 }
-PULL = Struct("api.PullRequest", _TRANSFER)
+# "from" is ours: Ollama ignores it, as any field that it does not know.
+PULL = Struct("api.PullRequest", _TRANSFER | {"from": STRING})
 PUSH = Struct("api.PushRequest", _TRANSFER)
