@@ -109,21 +109,21 @@ def test_exit_status(word: Any, strict: bool, status: int) -> None:
     assert gate.exit_status(word, strict=strict) == status
 
 
-def gate_run(change: float, pairs: int = 12, seed: int = 1, **environment: Any) -> Run:
+def gate_run(change: float, pairs: int = 12, seed: int = 1, system: str = "vllama", **environment: Any) -> Run:
     """A run of four systems; the judged one takes `change` times as long. Slots differ a little, as slots do."""
     run = make_run(pairs=pairs)
     slots, samples = [], {}
     for block in range(pairs):
-        for place, system in enumerate(("vllama", "vllama@base", "llama-server", "llama-server-twin")):
+        for place, key in enumerate((system, "vllama@base", "llama-server", "llama-server-twin")):
             source = run.slots[2 * block]
             index = len(slots)
-            factor = (change if system == "vllama" else 1.0) * (1 + 0.002 * ((block * 7 + place * 3 + seed) % 5))
-            slots.append(replace(source, index=index, system=system, place=(place + block) % 4))
+            factor = (change if key == system else 1.0) * (1 + 0.002 * ((block * 7 + place * 3 + seed) % 5))
+            slots.append(replace(source, index=index, system=key, place=(place + block) % 4))
             texts = [round(t * factor) for t in run.samples[source.index][0].texts]
             old = run.samples[source.index][0]
             samples[index] = [replace(old, slot=index, texts=texts, t_end=texts[-1] + 5, prompt_sha=f"{seed}-{block}")]
     systems = {
-        key: run.environment["systems"]["vllama"] | {"title": key} for key in dict.fromkeys(s.system for s in slots)
+        name: run.environment["systems"]["vllama"] | {"title": name} for name in dict.fromkeys(s.system for s in slots)
     }
     plan = {**run.plan, "systems": list(systems), "pairs": pairs, "seed": seed}
     return replace(
@@ -225,13 +225,13 @@ def test_the_command_reads_the_committed_policy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (("pairs = 24", "pears = 24"), "unknown key 'pears'"),
+        (("pairs = 12", "pears = 12"), "unknown key 'pears'"),
         (("delta = 0.10", "delta = 1.5"), "delta of gate-concurrent/c8 aggregate"),
         (('metric = "pss"', 'metric = "speed"'), "unknown metric 'speed'"),
         (('metric = "ttft"', 'metric = "decode"'), "two gates for the same cell"),
         (("split = [0.005, 0.005]", "split = [0.01]"), "split must be"),
         (("min_pairs = 8", "min_pairs = 4"), "min_pairs must be at least 8"),
-        (("pairs = 24", "pairs = true"), "pairs must be int"),
+        (("pairs = 12", "pairs = true"), "pairs must be int"),
         (("[[gate]]", "[[gate"), "gate.toml: "),
     ],
 )

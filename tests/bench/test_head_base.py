@@ -8,11 +8,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from tests.bench.test_gate import gate_run
 from vllama.bench import head_base
+from vllama.bench.plant import MARK, planted_commit
+from vllama.bench.policy import Policy
 from vllama.bench.results import Run
 from vllama.bench.systems import Setup, make
 from vllama.bench.systems.base import Unavailable
@@ -59,8 +62,11 @@ class Doubles:
     def install(self, command: Sequence[str]) -> None:
         self.installed.append(list(command))
 
-    def measure(self, root: Path, out: Path, profile: str, pairs: int, seed: int, python: Path) -> Run:
+    def measure(
+        self, root: Path, out: Path, profile: str, policy: Policy, pairs: int, seed: int, pythons: dict[str, Path]
+    ) -> Run:
         assert (out / "registration.json").exists(), "measured before it was registered"
+        python = pythons[PYTHON]
         self.seen = (python.parent.parent.parent / "tree" / "code").read_text()
         self.measured.append((pairs, seed))
         return self.runs[len(self.measured) - 1]
@@ -176,3 +182,65 @@ def test_the_base_system_differs_in_the_interpreter_alone(tmp_path: Path, monkey
     assert argv == ["/other/python", *ours[1:]]
     homes = {"HOME", "OLLAMA_MODELS"}
     assert {k: v for k, v in env.items() if k not in homes} == {k: v for k, v in our_env.items() if k not in homes}
+
+
+def test_a_planted_change_is_a_commit_of_its_own_and_is_what_is_judged(
+    clone: Path, policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = tmp_path / "slower.txt"
+    planted.write_text("# append to: code\nslower = True\n")
+    doubles = Doubles(monkeypatch, [gate_run(1.2, seed=9, system="vllama@planted")])
+    before = git(clone, "rev-parse", "HEAD")
+    args = arguments("--base", "HEAD", "--plant", str(planted), "--policy", str(policy), "--seed", "9", "--keep")
+    assert head_base.main(args, clone, str) == 1
+    assert git(clone, "rev-parse", "HEAD") == before
+    assert git(clone, "status", "--porcelain", "-uno") == ""
+    registered = json.loads((clone / ".cache" / "bench" / "gate" / "registration.json").read_text())
+    commit = registered["head"]
+    assert registered["base"] == before == git(clone, "rev-parse", f"{commit}^")
+    assert git(clone, "diff", "--name-only", before, commit) == "code"
+    tree = clone / ".cache" / "bench" / "base" / commit[:12] / "tree"
+    assert (tree / "code").read_text().split() == ["new", "slower", "=", "True"]
+    assert doubles.seen == "new"
+
+
+def test_what_cannot_be_planted_is_said(clone: Path, tmp_path: Path) -> None:
+    for text, match in (("slower = True\n", "first line"), ("# append to: nowhere\nx = 1\n", "cannot plant")):
+        (tmp_path / "p.txt").write_text(text)
+        with pytest.raises(ConfigError, match=match):
+            planted_commit(clone, "HEAD", tmp_path / "p.txt")
+    with pytest.raises(ConfigError, match="cannot read"):
+        planted_commit(clone, "HEAD", tmp_path / "missing.txt")
+
+
+def test_the_slow_down_for_the_proof_slows_every_decode_by_a_tenth() -> None:
+    text = (ROOT / "tests" / "bench" / "planted" / "slower-decode.txt").read_text()
+    assert (ROOT / text.partition("\n")[0].removeprefix(MARK)).is_file()
+    clock = [0.0]
+
+    def tick() -> float:
+        clock[0] += 0.001
+        return clock[0]
+
+    def decode(context: object, batch: object) -> int:
+        clock[0] += 1.0
+        return 7
+
+    lib = SimpleNamespace(llama_decode=decode)
+    time = ModuleType("time")
+    time.perf_counter = tick  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "time", time)
+        exec(text, {"lib": lib})
+        began = clock[0]
+        assert lib.llama_decode(None, None) == 7
+    assert clock[0] - began == pytest.approx(1.1, abs=0.01)
+
+
+def test_a_dry_run_installs_and_writes_nothing(clone: Path, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    doubles = Doubles(monkeypatch, [])
+    said: list[str] = []
+    assert head_base.main(arguments("--base", "HEAD", "--policy", str(policy), "--dry-run"), clone, said.append) == 0
+    assert doubles.installed == doubles.measured == []
+    assert not (clone / ".cache").exists()
+    assert any(line.startswith("about ") for line in said)

@@ -14,17 +14,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vllama.bench import claims, gate
+from vllama.bench import claims, estimate, gate
 from vllama.bench.exits import EXIT_INVALID, EXIT_OK, EXIT_USAGE
 from vllama.bench.plan import read_plan
+from vllama.bench.plant import planted_commit
 from vllama.bench.policy import Policy, read_policy
 from vllama.bench.results import Run, read_run
-from vllama.bench.systems.base_commit import PYTHON
+from vllama.bench.systems.base_commit import PLANTED_PYTHON, PYTHON, VllamaPlanted
 from vllama.errors import ConfigError, VllamaError
 
 Say = Callable[[str], None]
@@ -37,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", type=Path, help="default: scenarios/gate.toml")
     parser.add_argument("--seed", type=int, help="default: the profile's")
     parser.add_argument("--out", type=Path, help="default: .cache/bench/gate")
+    parser.add_argument("--plant", type=Path, metavar="FILE", help="judge this commit with that text planted in it")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be run and what it could detect")
     parser.add_argument("--no-extension", action="store_true", help="stop after the first look")
     parser.add_argument("--strict", action="store_true", help="inconclusive is a failure (5)")
     parser.add_argument("--keep", action="store_true", help="keep the base's work tree and environment")
@@ -46,15 +49,28 @@ def main(args: argparse.Namespace, root: Path, say: Say) -> int:
     """Install the base, run, judge, extend once where that is open; the exit status is the verdict (`exits`)."""
     policy = read_policy(args.policy or root / "scenarios" / "gate.toml")
     base = _git(root, "rev-parse", "--verify", "--quiet", f"{args.base}^{{commit}}", why=f"no commit {args.base!r}")
+    head = _git(root, "rev-parse", "HEAD", why="not a git clone")
+    if args.plant:
+        head = planted_commit(root, head, args.plant)
+        policy = replace(policy, system=VllamaPlanted.key)
+        say(f"judging {head[:12]}: HEAD with {args.plant.name} planted in it")
+    elif _git(root, "status", "--porcelain", "-uno", "--", "vllama", why="not a git clone"):
+        head += "+changes"
     seed = read_plan(root / "scenarios", args.profile, {"seed": args.seed}).seed
     out = (args.out or root / ".cache" / "bench" / "gate").absolute()
-    _register(root, out, policy, base, args.profile, seed, say)
-    with installed(root, base, keep=args.keep, say=say) as python:
-        runs = [_measure(root, out, args.profile, policy.pairs, seed, python)]
+    if args.dry_run:
+        _say_plan(root, out, policy, args.profile, seed, say)
+        return EXIT_OK
+    _register(root, out, policy, (head, base), args.profile, seed, say)
+    with contextlib.ExitStack() as stack:
+        pythons = {PYTHON: stack.enter_context(installed(root, base, keep=args.keep, say=say))}
+        if args.plant:
+            pythons[PLANTED_PYTHON] = stack.enter_context(installed(root, head, keep=args.keep, say=say))
+        runs = [_measure(root, out, args.profile, policy, policy.pairs, seed, pythons)]
         word = gate.overall(gate.judge_runs(runs, policy))
         if word in ("INCONCLUSIVE", "BLIND") and not gate.invalid(runs[0], policy) and not args.no_extension:
             say(f"first look: {word}; running the registered extension of {policy.extend} pairs")
-            runs.append(_measure(root, out, args.profile, policy.extend, seed + 1, python))
+            runs.append(_measure(root, out, args.profile, policy, policy.extend, seed + 1, pythons))
     lines: list[str] = []
 
     def both(text: str) -> None:
@@ -116,22 +132,24 @@ def _install(command: Sequence[str]) -> None:
         raise ConfigError(f"{' '.join(command[:4])} ... ended with {done.returncode}\n{last}")
 
 
-def _register(root: Path, out: Path, policy: Policy, base: str, profile: str, seed: int, say: Say) -> None:
+def _register(
+    root: Path, out: Path, policy: Policy, commits: tuple[str, str], profile: str, seed: int, say: Say
+) -> None:
     """Say and write down what will be run and judged, and what that can detect, before anything is measured."""
     lines: list[str] = []
-    earlier = gate.newest_with_twin(out / "results", policy) or gate.newest_with_twin(root / "results", policy)
-    gate.say_expected(policy, earlier, lines.append)
-    for line in lines:
-        say(line)
+
+    def both(text: str) -> None:
+        lines.append(text)
+        say(text)
+
+    gate.say_expected(policy, _earlier(root, out, policy), both)
     out.mkdir(parents=True, exist_ok=True)
     for old in ("verdict.md", "status"):
         (out / old).unlink(missing_ok=True)
-    head = _git(root, "rev-parse", "HEAD", why="not a git clone")
-    changed = bool(_git(root, "status", "--porcelain", "-uno", "--", "vllama", why="not a git clone"))
     document = {
         "registered": datetime.now(UTC).isoformat(timespec="seconds"),
-        "head": head + ("+changes" if changed else ""),
-        "base": base,
+        "head": commits[0],
+        "base": commits[1],
         "profile": profile,
         "seeds": [seed, seed + 1],
         "pairs": [policy.pairs, policy.extend],
@@ -141,13 +159,35 @@ def _register(root: Path, out: Path, policy: Policy, base: str, profile: str, se
     (out / "registration.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
-def _measure(root: Path, out: Path, profile: str, pairs: int, seed: int, python: Path) -> Run:
+def _earlier(root: Path, out: Path, policy: Policy) -> Run | None:
+    """The newest run of this machine that says how far the control differs from itself."""
+    return gate.newest_with_twin(out / "results", policy) or gate.newest_with_twin(root / "results", policy)
+
+
+def _say_plan(root: Path, out: Path, policy: Policy, profile: str, seed: int, say: Say) -> None:
+    """What would be run, for how long, and what it could detect; installs and starts nothing."""
+    gate.say_expected(policy, _earlier(root, out, policy), say)
+    plan = read_plan(root / "scenarios", profile, {"pairs": policy.pairs, "seed": seed})
+    cells = {cell.id: [policy.system, policy.against, policy.control, policy.twin] for cell in plan.cells}
+    folders = [f for where in (root / "results", out / "results") for f in where.glob("*")]
+    long = estimate.duration(plan, cells, folders)
+    say(
+        f"about {long.seconds / 60:.0f} minutes for the first look, as many again if it stays open; besides "
+        "installing the base, and once for this model screening the prompts"
+    )
+
+
+def _measure(
+    root: Path, out: Path, profile: str, policy: Policy, pairs: int, seed: int, pythons: Mapping[str, Path]
+) -> Run:
     """One run in a process of its own, as a user would start it; returns its records."""
     results = out / "results"
     before = set(results.glob("*")) if results.is_dir() else set()
     command = [sys.executable, "-m", "vllama.bench", "--root", str(root), "run", "--profile", profile]
     command += ["--pairs", str(pairs), "--seed", str(seed), "--out", str(out)]
-    status = subprocess.run(command, env={**os.environ, PYTHON: str(python)}, check=False).returncode
+    command += ["--systems", f"{policy.system},{policy.against},{policy.control},{policy.twin}"]
+    environ = {**os.environ, **{name: str(python) for name, python in pythons.items()}}
+    status = subprocess.run(command, env=environ, check=False).returncode
     new = sorted(folder for folder in results.glob("*") if folder not in before) if results.is_dir() else []
     # An invalid comparison is measured; the gate names the checks that concern it.
     if status not in (EXIT_OK, EXIT_INVALID) or len(new) != 1:

@@ -12,7 +12,7 @@ from vllama.bench.systems.base import (
     SystemFailed,
     Unavailable,
 )
-from vllama.bench.systems.base_commit import VllamaBase
+from vllama.bench.systems.base_commit import VllamaBase, VllamaPlanted
 from vllama.bench.systems.golden import Golden
 from vllama.bench.systems.http import HttpSystem
 from vllama.bench.systems.in_process import InProcess
@@ -32,6 +32,7 @@ SYSTEMS: dict[str, type[System]] = {
         Vllama,
         VllamaDefaults,
         VllamaBase,
+        VllamaPlanted,
         VllamaCpu,
         LlamaServer,
         LlamaServerTwin,
