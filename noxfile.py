@@ -51,9 +51,9 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def tests_external(session: nox.Session) -> None:
     """What needs other programs: a real Ollama, llama-server, a browser. Each missing one is named at the end."""
-    install(session, "demo,test,bench")
+    install(session, "demo,test,bench,clients")
     # Where the programs are is all that is kept of the user's settings.
-    env = isolated(session) | {name: os.environ[name] for name in ("OLLAMA_BIN",) if name in os.environ}
+    env = isolated(session) | {name: os.environ[name] for name in ("OLLAMA_BIN", "OLLAMA_JS") if name in os.environ}
     session.run("pytest", "-m", "external", "tests/external", *session.posargs, env=env)
 
 

@@ -44,11 +44,29 @@ def registry() -> str | None:
     return _program("REGISTRY_BIN", ("docker-registry",))
 
 
+def node() -> str | None:
+    """NODE_BIN, else `node` on PATH."""
+    return _program("NODE_BIN", ("node", "nodejs"))
+
+
+def ollama_js() -> str | None:
+    """The folder of the npm package: OLLAMA_JS, else the one of `npm install ollama` in the checkout."""
+    named = os.environ.get("OLLAMA_JS")
+    folder = Path(named) if named else ROOT / "node_modules" / "ollama"
+    if (folder / "dist" / "index.mjs").is_file():
+        return str(folder.absolute())
+    if named:
+        pytest.fail(f"OLLAMA_JS={named} is not the package ollama of npm")
+    return None
+
+
 FINDERS: dict[str, tuple[Callable[[], str | None], str]] = {
     "ollama": (ollama, "install it or set OLLAMA_BIN"),
     "llama-server": (llama_server, "run `nox -s build_llama_server` or set LLAMA_SERVER_BIN"),
     "chromium": (browser, "install it (or google-chrome) or set BROWSER_BIN"),
     "docker-registry": (registry, "install Debian's package docker-registry or set REGISTRY_BIN"),
+    "node": (node, "install it or set NODE_BIN"),
+    "ollama-js": (ollama_js, "run `npm install --no-save ollama` or set OLLAMA_JS to node_modules/ollama"),
     "go": (go, "install it or set GO_BIN"),
 }
 
