@@ -80,7 +80,7 @@ def test_what_llama_cpp_refuses_is_an_error_and_no_model(tmp_path: Path, weights
     library = Library(tmp_path / "models", overlay=False)
     digest, *_ = import_file(library.store, weights)
     request = CreateRequest("small", files={"weights.gguf": digest}, quantize="q8_0")
-    with pytest.raises(ServerError, match="quantizing failed: .*nonea"):
+    with pytest.raises(ServerError, match=r"quantizing failed: .*nonea"):
         list(create_model(request, library, load_settings({}, environ={"HOME": "/"})))
     assert library.models() == []
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Generator, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
-import httpx
+# httpx imports its own command line with rich and click if it can, which takes longer than the rest of a short
+# command. It takes None, as for every module that cannot be imported, for an answer.
+sys.modules.setdefault("httpx._main", cast(Any, None))
 
-from vllama.config import Host
-from vllama.errors import ServerError, VllamaError
+import httpx  # noqa: E402
+
+from vllama.config import Host  # noqa: E402
+from vllama.errors import ServerError, VllamaError  # noqa: E402
 
 CONNECT_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 1.5

@@ -23,6 +23,8 @@ from vllama.models import gguf_types as types
 
 MAX_STRING = 4 << 20
 """Bytes of one string value; the longest chat templates have some 10^4."""
+MAX_NAME = (1 << 16) - 1
+"""Bytes of a key (the format's own limit) or of a tensor's name."""
 MAX_TEXT = 8 << 20
 """Bytes of all keys, names and string values together: each alone may fit into a file of gigabytes."""
 MAX_KEYS = 1 << 16
@@ -232,16 +234,16 @@ class _Reader:
     def u64(self, what: str) -> int:
         return int(_U64.unpack(self.take(8, what))[0])
 
-    def string(self, what: str) -> str:
-        raw = self.raw_string(what)
+    def string(self, what: str, limit: int = MAX_STRING) -> str:
+        raw = self.raw_string(what, limit)
         self.text_left -= len(raw)
         if self.text_left < 0:
             raise self.error(f"{what} at byte {self.offset}: keys, names and texts have more than {MAX_TEXT} bytes")
         return raw.decode("utf-8", "replace")
 
-    def raw_string(self, what: str) -> bytes:
+    def raw_string(self, what: str, limit: int = MAX_STRING) -> bytes:
         length = self.u64(what)
-        if length > MAX_STRING:
+        if length > limit:
             raise self.error(f"{what} at byte {self.offset} has {length} bytes")
         return self.take(length, what)
 
@@ -292,7 +294,7 @@ def _read(reader: _Reader, path: Path) -> GGUFMetadata:
 
     kv: dict[str, Any] = {}
     for _ in range(key_count):
-        key = reader.string("metadata key")
+        key = reader.string("metadata key", MAX_NAME)
         if key in kv:
             raise reader.error(f"the key {key!r} occurs twice")
         kv[key] = _value(reader, key, path)
@@ -300,9 +302,13 @@ def _read(reader: _Reader, path: Path) -> GGUFMetadata:
     alignment = kv.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1) or alignment > 1 << 20:
         raise reader.error(f"alignment {alignment!r} is not a power of two")
-    tensors = tuple(_tensor(reader) for _ in range(tensor_count))
-    if len({t.name for t in tensors}) != len(tensors):
-        raise reader.error("a tensor name occurs twice")
+    found: dict[str, TensorInfo] = {}
+    for _ in range(tensor_count):
+        tensor = _tensor(reader)
+        if tensor.name in found:  # told at once: zeros in a large file look like many tensors without a name
+            raise reader.error("a tensor name occurs twice")
+        found[tensor.name] = tensor
+    tensors = tuple(found.values())
     data_offset = -(-reader.offset // alignment) * alignment
     for tensor in tensors:
         _check_tensor(reader, tensor, data_offset, alignment)
@@ -355,7 +361,7 @@ def shortest_float32(value: float) -> float:
 
 
 def _tensor(reader: _Reader) -> TensorInfo:
-    name = reader.string("tensor name")
+    name = reader.string("tensor name", MAX_NAME)
     dimensions = reader.u32(f"tensor {name!r}")
     if dimensions > MAX_DIMENSIONS:
         raise reader.error(f"tensor {name!r} has {dimensions} dimensions")

@@ -26,6 +26,7 @@ from vllama.errors import ServerError
 from vllama.models.manifest import DIGEST, MAX_MANIFEST, Layer, Manifest, ManifestError, digest_of
 from vllama.models.model import Inspect, Model, ModelConfig
 from vllama.models.names import Name
+from vllama.models.tree import ManifestTree, name_of
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +53,12 @@ class Store:
         self.manifests = root / "manifests"
         self.blobs = root / "blobs"
         self.lock = threading.RLock()
+        self._tree = ManifestTree(self.manifests)
         self._entries: dict[str, _Entry] = {}
         self._scanned_at = float("-inf")
+        self._scanned: list[tuple[str, Path, Name]] | None = None
+        self._stamps: list[tuple[str, int, int, int]] = []
+        self._models: list[Model] = []
         self._held: Counter[str] = Counter()
 
     def blob_path(self, digest: str) -> Path:
@@ -93,55 +98,62 @@ class Store:
         with self.lock:
             self.scan()
             entry = self._entries.get(name.key)
-            return _name_of(entry.path) if entry else name
+            return name_of(entry.path) if entry else name
 
     def scan(self) -> list[Model]:
-        """All models that can be read; only new and changed manifests are parsed."""
+        """All models that can be read; only new and changed manifests are parsed. While nothing changes, the same list."""
         with self.lock:
+            files = self._tree.files()
+            if files is self._scanned and self._as_scanned():
+                self._scanned_at = time.monotonic()
+                return self._models
             seen: set[str] = set()
-            for path, name in self._walk():
+            for text, path, name in files:
                 if name.key in seen:
                     continue
                 seen.add(name.key)
-                self._load(path, name)
+                self._load(path, name, text)
             for key in self._entries.keys() - seen:
                 del self._entries[key]
             self._scanned_at = time.monotonic()
-            return [entry.model for entry in self._entries.values() if entry.model]
+            self._models = [entry.model for entry in self._entries.values() if entry.model]
+            whole = len(self._models) == len(self._entries)  # what could not be read is tried again
+            self._stamps = [(str(entry.path), *entry.stamp) for entry in self._entries.values()] if whole else []
+            self._scanned = files
+            return self._models
 
-    def _walk(self) -> Iterator[tuple[Path, Name]]:
-        """Every file that is where a manifest can be, sorted so that two spellings have one winner."""
+    def _as_scanned(self) -> bool:
+        """Whether each manifest is the file that it was; lists of hundreds of models ask again and again."""
         try:
-            hosts = sorted(self.manifests.iterdir())
+            for path, mtime_ns, size, inode in self._stamps:
+                stat = os.stat(path)
+                if stat.st_mtime_ns != mtime_ns or stat.st_size != size or stat.st_ino != inode:
+                    return False
         except OSError:
-            return
-        for host in hosts:
-            for path in sorted(_glob3(host)):
-                name = _name_of(path)
-                if name.valid:
-                    yield path, name
-                elif not path.name.startswith("."):
-                    log.warning("ignoring %s: the path is not a model name", path)
+            return False
+        return bool(self._stamps)
 
-    def _load(self, path: Path, name: Name) -> Model | None:
+    def _load(self, path: Path, name: Name, text: str = "") -> Model | None:
         try:
-            stat = os.stat(path)
+            stat = os.stat(text or path)
         except OSError:
             self._entries.pop(name.key, None)
+            self._stamps = []
             return None
         stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         entry = self._entries.get(name.key)
-        if entry and entry.path == path and entry.stamp == stamp and entry.model:
+        if entry and (entry.path is path or entry.path == path) and entry.stamp == stamp and entry.model:
             return entry.model
         model, manifest = None, None
         try:
             raw = _read_small(path, MAX_MANIFEST)
             manifest = Manifest.parse(raw)
-            model = self._model(_name_of(path), raw, manifest, stat.st_mtime_ns)
+            model = self._model(name_of(path), raw, manifest, stat.st_mtime_ns)
         except ManifestError as error:
             if not entry or entry.stamp != stamp:  # once per damaged file, not once per request
                 log.warning("ignoring the model at %s: %s", path, error.text)
         self._entries[name.key] = _Entry(path, stamp, model, manifest)
+        self._stamps = []
         return model
 
     def _model(self, name: Name, raw: bytes, manifest: Manifest, mtime_ns: int) -> Model:
@@ -236,6 +248,7 @@ class Store:
             with writing(entry.path):
                 entry.path.unlink(missing_ok=True)
             self._entries.pop(name.key, None)
+            self._stamps = []
             _remove_empty(entry.path.parent, self.manifests)
             if entry.manifest:
                 self.remove_unreferenced(entry.manifest.digests)
@@ -268,25 +281,6 @@ class Store:
             for digest in digests - used:
                 with contextlib.suppress(OSError):
                     self.blob_path(digest).unlink()
-
-
-def _glob3(host: Path) -> Iterator[Path]:
-    for namespace in _children(host):
-        for model in _children(namespace):
-            yield from _children(model)
-
-
-def _children(path: Path) -> Iterator[Path]:
-    try:
-        with os.scandir(path) as entries:
-            yield from [Path(entry.path) for entry in entries]
-    except OSError:
-        return
-
-
-def _name_of(path: Path) -> Name:
-    host, namespace, model, tag = path.parts[-4:]
-    return Name(host, namespace, model, tag, "https")
 
 
 def _messages(items: list[Any]) -> Iterator[tuple[str, str]]:

@@ -104,7 +104,7 @@ def test_killed_at_any_step(tmp_path: Path, make_gguf: MakeGGUF, work: str) -> N
         assert found[-1] in (before, after), f"step {step}"
         # What was left lying is no hindrance, and is swept up.
         remove_leftovers(Library(at, overlay=False).store, older_than=-10)
-        assert not [path for path in at.rglob(".vllama-*")]
+        assert not list(at.rglob(".vllama-*"))
         if status == 0:
             break
         if found[-1] == before:
