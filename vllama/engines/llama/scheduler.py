@@ -138,10 +138,9 @@ class Scheduler:
             self.untidy = False
             return False
         idle = self._idle_slots()
-        running = {slot.id for slot in self.slots if slot.owner is not None}
         # Every running sequence looks at them.
         allowed = self.limits.idle // max(1, len(self.live))
-        excess = self.cells.used - self.cells.held_by(running) - allowed
+        excess = self.cells.used - self.cells.held_by(self._busy()) - allowed
         if not idle or excess <= 0:
             self.untidy = False
             return False
@@ -264,7 +263,7 @@ class Scheduler:
             want = len(sequence.tokens) + min(sequence.remaining, HEADROOM)
             return want <= self.cells.total or self._grow(want)
         best = max(found, key=lambda match: match.ready, default=None)
-        keep = {s.slot.id for s in self.live if s.slot is not None}
+        keep = self._busy()
         if best is not None:
             keep.add(best.slot.id)
         reuse = best.ready if best is not None else 0
@@ -352,7 +351,7 @@ class Scheduler:
         sequences with consecutive ids together.
         """
         if self.limits.split and self.live:
-            busy = {s.slot.id for s in self.live if s.slot is not None}
+            busy = self._busy()
             slot = min(
                 (slot for slot in self.slots if slot.owner is None),
                 key=lambda s: (s is keep, -((s.id - 1 in busy) + (s.id + 1 in busy)), bool(s.filled), s.used),
@@ -406,6 +405,10 @@ class Scheduler:
 
     # Memory
 
+    def _busy(self) -> set[int]:
+        """Ids of the slots that sequences run in."""
+        return {slot.id for slot in self.slots if slot.owner is not None}
+
     def _idle_slots(self) -> list[Slot]:
         """Slots that hold prefix cache only, the least recently used first."""
         return sorted((slot for slot in self.slots if slot.owner is None and slot.filled), key=lambda slot: slot.used)
@@ -417,8 +420,7 @@ class Scheduler:
         if entry is None:
             return found
         size = len(entry.tokens)
-        busy = {s.slot.id for s in self.live if s.slot is not None}
-        if size + (0 if self.limits.split else self.cells.held_by(busy)) > self.cells.total:
+        if size + (0 if self.limits.split else self.cells.held_by(self._busy())) > self.cells.total:
             return found
         self.parking.touch(entry)
         slot = self._empty_slot()
@@ -457,12 +459,17 @@ class Scheduler:
 
     def _grow(self, cells: int) -> bool:
         """Double the cells until there are so many. True when there are now."""
-        total = self.cells.total
-        while total < cells:
-            total *= 2
+        total = self._doubled(cells)
         if total > self.cells.total:
             self.cells.total = self.memory.grow(total)
         return self.cells.total >= cells
+
+    def _doubled(self, cells: int) -> int:
+        """The size of the memory, doubled until it has so many cells."""
+        total = self.cells.total
+        while total < cells:
+            total *= 2
+        return total
 
     def _lengthen(self, decoding: list[Sequence]) -> bool:
         """Room for one more token of each, in memories of their own. False: they had to begin anew, look again."""
@@ -493,7 +500,7 @@ class Scheduler:
 
     def _close_gap(self) -> None:
         """Move a running sequence into a hole between the others, one a step: a gap costs each step a pass."""
-        busy = sorted(s.slot.id for s in self.live if s.slot is not None)
+        busy = sorted(self._busy())
         if len(busy) < 2 or busy[-1] - busy[0] + 1 == len(busy):
             return
         # The end of the row that costs least to move in.
@@ -524,9 +531,7 @@ class Scheduler:
     def _narrow(self, sequence: Sequence) -> bool:
         """Nothing runs, and this one does not fit: trade the number of memories for their length."""
         want = len(sequence.tokens) + min(sequence.remaining, HEADROOM)
-        cells = self.cells.total
-        while cells < want:
-            cells *= 2
+        cells = self._doubled(want)
         slots = len(self.slots)
         while self.limits.split and slots > 1:
             slots //= 2

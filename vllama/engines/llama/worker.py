@@ -59,10 +59,10 @@ class Worker:
         while True:
             batcher = self._batcher
             idle = batcher is None or not batcher.runnable
-            if idle and batcher is not None and batcher.untidy and not self._arrives(LULL_MS):
+            if idle and batcher is not None and batcher.untidy and not self._wait(LULL_MS):
                 batcher.tidy()
                 continue
-            if idle and batcher is not None and batcher.stretched and not self._arrives(REST_MS):
+            if idle and batcher is not None and batcher.stretched and not self._wait(REST_MS):
                 batcher.shrink()
                 continue
             if not self._read(block=idle):
@@ -82,15 +82,6 @@ class Worker:
     def send(self, frame: frames.Frame) -> None:
         """Blocks while the socket is full: the gateway always reads."""
         self._socket.sendall(frames.pack(frame))
-
-    def _arrives(self, milliseconds: int) -> bool:
-        """Whether a frame or something prepared comes within that time."""
-        patience = self._batcher.preparation.patience() if self._batcher is not None else None
-        if patience is not None:
-            milliseconds = min(milliseconds, int(patience * 1000) + 1)
-        if self._poll is not None:
-            return bool(self._poll.poll(milliseconds))
-        return bool(select.select([self._socket], [], [], milliseconds / 1000)[0])
 
     def _read(self, *, block: bool) -> bool:
         """Handle what has arrived; wait for something if `block`. False: leave."""
@@ -118,16 +109,25 @@ class Worker:
             if room <= 0:
                 return True
 
-    def _wait(self) -> None:
-        """Until a frame comes, something has been prepared, or its deadline has passed."""
-        patience = self._batcher.preparation.patience() if self._batcher is not None else None
+    def _wait(self, limit_ms: int | None = None) -> bool:
+        """Until a frame comes, something has been prepared, its deadline has passed or the limit is over.
+
+        False: it was the limit.
+        """
+        preparation = self._batcher.preparation if self._batcher is not None else None
+        patience = preparation.patience() if preparation is not None else None
+        waits = [limit_ms] if limit_ms is not None else []
+        if patience is not None:
+            waits.append(int(patience * 1000) + 1)
+        milliseconds = min(waits, default=None)
         if self._poll is not None:
-            self._poll.poll(None if patience is None else patience * 1000 + 1)
+            came = bool(self._poll.poll(milliseconds))
         else:
             watched: list[Any] = [self._socket]
-            if self._batcher is not None:
-                watched.append(self._batcher.preparation)
-            select.select(watched, [], [], patience)
+            if preparation is not None:
+                watched.append(preparation)
+            came = bool(select.select(watched, [], [], None if milliseconds is None else milliseconds / 1000)[0])
+        return came or milliseconds != limit_ms
 
     def _handle(self, frame: Any) -> None:
         if isinstance(frame, frames.Load):
