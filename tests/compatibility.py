@@ -74,6 +74,11 @@ RULES: tuple[tuple[str, str], ...] = (
     ("cuts running streams when it is stopped", "lets them end within a grace time"),
     ("error texts of create and push show the store's path", "no paths"),
     ("serves `/debug/pprof`", "nothing of that kind"),
+    ("answers 404 or 405 to methods that HTTP does not know", "400, as nobody's client sends them"),
+    ("takes a `#` in a request's path as a part of the path", "cuts it off there"),
+    ("create: the name in `from` must have the letters' case that it is stored with, else it is pulled", "any case"),
+    ("create: uses `draft_files`", "501 `draft models are not supported yet`"),
+    ("starts its runner anew, or breaks it, for `main_gpu` or `num_batch` that make no sense", "bounds them"),
 )
 """What no single case shows. Each is a flaw of Ollama, or a route of vLLama's own."""
 

@@ -387,3 +387,9 @@ async def test_send_json() -> None:
     await send_json(send, 200, b"{}")
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
     assert (b"content-length", b"2") in sent[0]["headers"]
+
+
+async def test_a_host_that_is_none_is_refused_as_go_does(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/api/version", headers={"host": "user@localhost"})
+    assert (answer.status_code, answer.text) == (400, "400 Bad Request: malformed Host header")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"

@@ -14,8 +14,8 @@ import pytest
 
 from vllama.api import read, read_openai
 from vllama.api.bodies import NameBody
-from vllama.core.requests import FOREVER, EmbedRequest
-from vllama.errors import RequestError
+from vllama.core.requests import FOREVER, ChatRequest, EmbedRequest
+from vllama.errors import BodyError, RequestError
 from vllama.prompts.messages import Message, Think, Tool, ToolCall, ToolFunction
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "requests.jsonl"
@@ -317,3 +317,19 @@ def test_v1_completion() -> None:
         "stop": ["x"],
     }  # fmt: skip
     assert extras.stream
+
+
+@pytest.mark.parametrize("value", ['"x"', "1.5", "true", "[1]", "{}", "null", "99999999999999999999"])
+def test_what_ollama_does_not_read_cannot_be_wrong(value: str) -> None:
+    body = '{"model":"m","messages":[{"role":"user","content":"x"}],"max_completion_tokens":' + value + "}"
+    assert isinstance(read_openai.read_openai_chat(body.encode())[0], ChatRequest)
+
+
+def test_a_struct_without_a_name_is_printed_by_its_fields() -> None:
+    body = b'{"model":"m","messages":[{"role":"assistant","tool_calls":[{"function":5}]}]}'
+    with pytest.raises(BodyError) as found:
+        read_openai.read_openai_chat(body)
+    assert found.value.text == (
+        "json: cannot unmarshal number into Go struct field ToolCall.messages.tool_calls.function of type "
+        'struct { Name string "json:\\"name\\""; Arguments string "json:\\"arguments\\"" }'
+    )

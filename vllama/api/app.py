@@ -20,6 +20,7 @@ from vllama.api.envelopes import BY_API, INTERNAL, send_error
 from vllama.api.http import (
     HTML_UTF8,
     TEXT,
+    TEXT_UTF8,
     VERSION_HEADER,
     ASGIMessage,
     Header,
@@ -108,7 +109,9 @@ class Gateway(FastAPI):
         answer = Answer(send, verdict.headers)
         endpoint = path.methods.get(method)
         try:
-            if verdict.status:
+            if verdict.status == 400:
+                await send_json(answer, 400, b"400 Bad Request: malformed Host header", TEXT_UTF8)
+            elif verdict.status:
                 allow = path.allow if endpoint is None else ()
                 await send_empty(answer, verdict.status, allow, length=verdict.status != 204)
             elif endpoint is None:

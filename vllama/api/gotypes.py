@@ -155,6 +155,13 @@ class Struct(GoType):
         return result
 
 
+def nameless(name: str, fields: Mapping[str, GoType]) -> Struct:
+    """A struct without a name in Go: errors about it print all of it, those about its fields nothing."""
+    struct = Struct(name, fields)
+    struct.short = ""
+    return struct
+
+
 STRINGS = Slice(STRING)
 ANYS = Slice(ANY)
 ANY_MAP = Map(ANY)

@@ -26,7 +26,7 @@ class SelfDecoded(GoType):
 
 
 class OrderedMap(GoType):
-    """An object whose keys keep their order; only objects will do, null does not."""
+    """An object whose keys keep their order; null is an empty one."""
 
     takes_null = True
 
@@ -45,6 +45,8 @@ class OrderedMap(GoType):
         return {key: element(item) for key, item in value.items()}
 
     def decode(self, decoder: Decoder, node: Node, old: Any) -> Any:
+        if node is None:
+            return {}
         if not isinstance(node, Object):
             raise DecodeError("Value looks like object, but can't find closing '}' symbol")
         result: dict[str, Any] = {}

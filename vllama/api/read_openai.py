@@ -54,7 +54,8 @@ def read_openai_chat(body: bytes) -> tuple[ChatRequest, OpenAIExtras]:
         options["stop"] = [item for item in stop if isinstance(item, str)]
     max_tokens = get("max_tokens")
     if max_tokens is None:
-        max_tokens = get("max_completion_tokens")
+        newer = get("max_completion_tokens")
+        max_tokens = newer if type(newer) is int else None
     if max_tokens is not None:
         options["num_predict"] = max_tokens
     reasoning = get("reasoning")

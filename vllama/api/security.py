@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import socket
+import string
 from dataclasses import dataclass
 
 from vllama.api.http import Header
@@ -75,6 +76,9 @@ class Verdict:
 
 PASS = Verdict()
 _FORBIDDEN = Verdict(403)
+_MALFORMED = Verdict(400)
+_HOST_BYTES = frozenset(b"!$%&'()*+,-.:;=[]_~" + (string.ascii_letters + string.digits).encode())
+"""What Go's server takes in a Host header; not whether it makes sense."""
 _NO_CONTENT = Verdict(204)
 
 
@@ -145,7 +149,7 @@ class Guard:
                 try:
                     by_name = self._remember_host(host)
                 except PermissionError:
-                    return _FORBIDDEN
+                    return _FORBIDDEN if _HOST_BYTES.issuperset(host) else _MALFORMED
             if by_name and method == "OPTIONS":
                 return _NO_CONTENT
         return verdict

@@ -24,6 +24,7 @@ from vllama.models.library import Library
 from vllama.models.manifest import Layer, Manifest, ManifestError, digest_of
 from vllama.models.model import Model, ModelConfig
 from vllama.models.names import Name, parse_reference
+from vllama.models.shards import shard_paths
 from vllama.models.store import Store
 
 Status = dict[str, Any]
@@ -43,6 +44,7 @@ class CreateRequest:
     from_: str = ""
     files: Mapping[str, str] | None = None
     adapters: Mapping[str, str] | None = None
+    draft_files: Mapping[str, str] | None = None
     template: str = ""
     system: str = ""
     license: Any = None
@@ -117,8 +119,12 @@ def create(request: CreateRequest, library: Library, tools: CreateTools | None =
         parts = yield from _parts_of_files(request.files, store, tools, adapters=False)
     else:
         raise RequestError("neither 'from' or 'files' was specified")
-    if request.adapters:
+    if request.adapters is not None:
         parts += yield from _parts_of_files(request.adapters, store, tools, adapters=True)
+    if request.draft_files is not None:
+        if not request.draft_files:
+            raise RequestError("unknown type")
+        raise NotImplementedYet("draft models are not supported yet")
     if request.quantize:
         yield from _quantize(request.quantize, parts, store, tools)
 
@@ -172,6 +178,11 @@ def _import_model(model: Model, store: Store, tools: CreateTools) -> list[_Part]
     """The layers of a package's model or of a plain file, its weights copied into the store."""
     if model.gguf is None:
         raise ModelLoadError(f"model '{model.name.shortest}' has no GGUF file")
+    if (pieces := len(shard_paths(model.gguf))) > 1:
+        raise RequestError(
+            f"model '{model.name.shortest}' is a GGUF in {pieces} files, and the store takes one: "
+            "join them with llama.cpp's `llama-gguf-split --merge` first"
+        )
     part = _import_gguf(model.gguf, store)
     part.layer = dataclasses.replace(part.layer, origin=model.name.shortest)
     parts = [part, *_detected(model.metadata, tools)]
@@ -399,6 +410,8 @@ def _config(request: CreateRequest, base: ModelConfig, parts: list[_Part]) -> Mo
             "embedding_length": request.info.get("embedding_length"),
         }
     )
+    if told.family:
+        changes["families"] = tuple(dict.fromkeys((told.family, *config.families)))
     for item in dataclasses.fields(told):
         if item.name != "format" and (value := getattr(told, item.name)):
             changes[item.name] = value

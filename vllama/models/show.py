@@ -46,10 +46,6 @@ def describe(
     reply["template"] = shown_template(model)
     if system:
         reply["system"] = system
-    if model.config.renderer:
-        reply["renderer"] = model.config.renderer
-    if model.config.parser:
-        reply["parser"] = model.config.parser
     reply["details"] = model.details
     if model.messages:
         reply["messages"] = [{"role": role, "content": content} for role, content in model.messages]
@@ -114,8 +110,6 @@ def modelfile_of(
     for name, value in (("renderer", model.config.renderer), ("parser", model.config.parser)):
         if value:
             commands.append(Command(name, value))
-    if model.config.requires:
-        commands.append(Command("requires", model.config.requires))
     params = {**model.params, **(options or {})}
     commands += [Command(key, text) for key, text in _lines(params, syntax=False)]
     commands += [Command("license", text) for text in model.licenses]

@@ -80,6 +80,7 @@ def _request(body: CreateBody) -> CreateRequest:
         from_=body.from_,
         files=body.files,
         adapters=body.adapters,
+        draft_files=body.draft_files,
         template=body.template,
         system=body.system,
         license=body.license,

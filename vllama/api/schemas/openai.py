@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vllama.api.goscalars import ANY, BOOL, FLOAT32, FLOAT64, INT, RAW, STRING
-from vllama.api.gotypes import BOOL_POINTER, Pointer, Slice, Struct
+from vllama.api.gotypes import BOOL_POINTER, Pointer, Slice, Struct, nameless
 from vllama.api.schemas.native import TOOL
 
 STREAM_OPTIONS = Pointer(Struct("openai.StreamOptions", {"include_usage": BOOL}))
@@ -21,8 +21,11 @@ MESSAGE = Struct(
                     "id": STRING,
                     "index": INT,
                     "type": STRING,
-                    # Without a name in Go, so errors name no struct here.
-                    "function": Struct("", {"name": STRING, "arguments": STRING}),
+                    # Go prints a struct without a name by its fields.
+                    "function": nameless(
+                        'struct { Name string "json:\\"name\\""; Arguments string "json:\\"arguments\\"" }',
+                        {"name": STRING, "arguments": STRING},
+                    ),
                 },
             )
         ),
@@ -39,8 +42,8 @@ CHAT = Struct(
         "stream": BOOL,
         "stream_options": STREAM_OPTIONS,
         "max_tokens": Pointer(INT),
-        # vLLama's: Ollama does not read OpenAI's newer name.
-        "max_completion_tokens": Pointer(INT),
+        # vLLama's: Ollama does not read OpenAI's newer name, so nothing in it is wrong.
+        "max_completion_tokens": ANY,
         "seed": Pointer(INT),
         "stop": ANY,
         "temperature": Pointer(FLOAT64),

@@ -11,21 +11,13 @@ from typing import Any
 
 from vllama.api.godecoder import Array, DecodeError, Decoder, GoType, Node, Number, Object, Odd
 from vllama.api.goscalars import BOOL, FLOAT64, INT, RAW, STRING
-from vllama.api.gotypes import ANY_MAP, BOOL_POINTER, STRINGS, Pointer, Slice, Struct
+from vllama.api.gotypes import ANY_MAP, BOOL_POINTER, STRINGS, Pointer, Slice, Struct, nameless
 from vllama.goquote import quote
 
-
-def _nameless(name: str, fields: Mapping[str, GoType]) -> Struct:
-    """A struct without a name in Go: errors about it print all of it, those about its fields nothing."""
-    struct = Struct(name, fields)
-    struct.short = ""
-    return struct
-
-
-_KIND_OF_ITEM = _nameless(
+_KIND_OF_ITEM = nameless(
     'struct { Type string "json:\\"type\\""; Role string "json:\\"role\\"" }', {"type": STRING, "role": STRING}
 )
-_KIND_OF_PART = _nameless('struct { Type string "json:\\"type\\"" }', {"type": STRING})
+_KIND_OF_PART = nameless('struct { Type string "json:\\"type\\"" }', {"type": STRING})
 
 _PARTS: dict[str, Struct] = {
     "input_text": Struct("openai.ResponsesTextContent", {"type": STRING, "text": STRING}),
