@@ -59,8 +59,11 @@ async def _pull(
     service: Puller, name: Name, insecure: bool, source: str, hub: Hub | None
 ) -> AsyncGenerator[Status, None]:
     on_hub = name.host.lower() in HOSTS
+    # Ollama's registry has no such tag
+    tensors = name.tag.lower() == SAFETENSORS and name.host.lower() == DEFAULT_HOST
+    tensors = tensors and name.namespace.lower() != DEFAULT_NAMESPACE
     known = service.library.store.find(name) is not None
-    if source == "hf" or (source == "" and on_hub and not known and (_directly(name) or _recorded(service, name))):
+    if source == "hf" or (source == "" and not known and (tensors or (on_hub and _at_once(service, name)))):
         if known:
             raise RequestError(
                 f"model '{name.shortest}' is here from {name.host}: remove it first (vllama rm {name.shortest}), "
@@ -132,8 +135,8 @@ def _directly(name: Name, environ: Mapping[str, str] = os.environ) -> bool:
     return bool(environ.get("HF_ENDPOINT") or environ.get("HF_HUB_OFFLINE")) or name.tag.lower() == SAFETENSORS
 
 
-def _recorded(service: Puller, name: Name) -> bool:
-    return service.library.hub.find(name) is not None
+def _at_once(service: Puller, name: Name) -> bool:
+    return _directly(name) or service.library.hub.find(name) is not None
 
 
 def _missing(error: VllamaError) -> bool:

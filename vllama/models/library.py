@@ -62,12 +62,14 @@ class Library:
         return self.store.find(name) or self.overlay.find(name) or self.hub.find(name)
 
     def models(self) -> list[Model]:
-        """All models, newest first; a package's model is hidden by one of the same name in the store."""
+        """All models, newest first; one that `find` would not return is hidden by another of its name."""
         return list(self.listing())
 
     def listing(self) -> tuple[Model, ...]:
         """As `models`; the same object while all models are the same."""
-        stored, carried = self.store.scan(), self.overlay.models()
+        stored, packaged = self.store.scan(), self.overlay.models()
+        names = {model.name.key for model in packaged}
+        carried = packaged + [m for m in self.hub.models() if m.name.key not in names]
         before, listed = self._listed
         if before[0] is stored and before[1] == carried:
             return listed
