@@ -16,7 +16,8 @@ from vllama.bench import report
 from vllama.bench.measure import METRICS
 from vllama.bench.report import drawing, figures, markdown, numbers, page, setup
 from vllama.bench.report.blocks import Figure, Table
-from vllama.bench.report.document import document, figures_of, legend, main_tables
+from vllama.bench.report.document import WITHIN, WITHIN_TITLE, document, figures_of, legend, main_tables
+from vllama.bench.report.numbers import losses
 from vllama.bench.results import Run, read_run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -354,3 +355,19 @@ def test_a_figure_changes_its_digest_with_its_data() -> None:
 
 def test_special_metrics_name_metrics_that_exist() -> None:
     assert set(numbers.SPECIAL) <= set(METRICS)
+
+
+def test_losses_within_the_noise_are_counted_above_and_listed_below(real: Run) -> None:
+    within = [loss for loss in losses(real) if loss.certain is False]
+    assert within
+    page = markdown.render(real)
+    first, _, rest = page.partition("## Where vLLama is behind")[2].partition("\n## ")
+    assert first.count("\n| ") == 1 + 1 + sum(loss.certain is not False for loss in losses(real))
+    assert f"In {len(within)} more places" in first
+    assert f"(#{WITHIN})" in first
+    assert f"\n## {WITHIN_TITLE}\n" in page
+    # What GitHub makes of a heading is its link.
+    assert WITHIN_TITLE.lower().replace(",", "").replace(" ", "-") == WITHIN
+    folded = rest.partition(f"## {WITHIN_TITLE}")[2].partition("\n## ")[0]
+    assert "<details>" in folded
+    assert folded.count("\n| ") == 1 + 1 + len(within)

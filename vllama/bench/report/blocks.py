@@ -32,7 +32,7 @@ class Bullets:
 class Table:
     """Rows of texts under a head. `kinds` colours single cells, (row, column) -> kind, in HTML only.
 
-    `fold` is the title under which HTML hides a long table until it is asked for; Markdown shows it as it is.
+    `fold` is the title under which a long table is hidden until it is asked for.
     """
 
     head: tuple[str, ...]

@@ -31,6 +31,9 @@ SIGNS: dict[bool | None, str] = {True: "ok", False: "**FAILED**", None: "n/a"}
 CLIENT_LOADS = {"idle": "on an idle machine", "busy": "beside two busy threads"}
 KINDS: dict[bool | None, Kind] = {True: "good", False: "bad", None: "weak"}
 
+WITHIN, WITHIN_TITLE = "behind-but-within-the-noise", "Behind, but within the noise"
+"""The id is what GitHub makes of the title, so that one link serves both pages."""
+
 
 def document(run: Run, claims: Sequence[Claim] = ()) -> list[Section]:
     """Everything that a report says, in its order. `claims` are those that get a verdict."""
@@ -53,6 +56,7 @@ def document(run: Run, claims: Sequence[Claim] = ()) -> list[Section]:
         Section("order", "The order of the run, and the machine meanwhile", plots("order"), html_only=True),
         Section("memory", "Memory", plots("memory"), html_only=True),
         Section("agreement", "Who gives the same answers?", setup.agreement(run)),
+        Section(WITHIN, WITHIN_TITLE, _within_noise(run)),
         Section("everything", "Everything measured", _everything(run)),
         Section("started", "What was started", setup.started(run)),
         Section("differences", "How the engines' command lines differ", setup.differences(run)),
@@ -126,7 +130,7 @@ def _claims(run: Run, claims: Sequence[Claim]) -> tuple[Block, ...]:
 
 
 def losses_blocks(run: Run, *, only_headline: bool = False) -> tuple[Block, ...]:
-    """The table of what is worse, as far as this run can tell, and the one of what lies within the noise."""
+    """The table of what is worse, as far as this run can tell, and how much more lies within the noise."""
     if SUBJECT not in run.systems:
         return (Text("vLLama was not measured."),)
     found = losses(run)
@@ -143,10 +147,24 @@ def losses_blocks(run: Run, *, only_headline: bool = False) -> tuple[Block, ...]
         blocks.append(Table((*head, "beyond the noise?"), tuple(rows), kinds))
     else:
         blocks.append(Text("Nowhere beyond the noise of this run."))
-    if within := [loss for loss in found if loss.certain is False]:
-        blocks.append(Text("Within the noise, but with an estimate on the wrong side:"))
-        blocks.append(Table(head, tuple(_loss(run, loss) for loss in within), fold=f"{len(within)} more"))
+    if within := sum(loss.certain is False for loss in found):
+        one = "one more place" if within == 1 else f"{within} more places"
+        blocks.append(
+            Text(f"In {one} the estimate is on the wrong side, within the noise: [{WITHIN_TITLE.lower()}](#{WITHIN}).")
+        )
     return tuple(blocks)
+
+
+def _within_noise(run: Run) -> tuple[Block, ...]:
+    """Where the estimate is on the wrong side and the interval contains equality."""
+    within = [loss for loss in losses(run) if loss.certain is False]
+    if not within:
+        return ()
+    head = ("scenario", "metric", "against", "vLLama ÷ it")
+    return (
+        Text("The interval contains equality: these pairs cannot tell vLLama from the other there."),
+        Table(head, tuple(_loss(run, loss) for loss in within), fold=f"cells and metrics: {len(within)}"),
+    )
 
 
 def _loss(run: Run, loss: Loss) -> tuple[str, ...]:

@@ -36,7 +36,8 @@ def block(part: Block, name: str) -> str:
         return "\n".join(f"- {item}" for item in part.items)
     if isinstance(part, Figure):
         return f"![{part.caption}]({picture(name, part)})"
-    return table(part.head, part.rows)
+    drawn = table(part.head, part.rows)
+    return f"<details>\n<summary>{part.fold}</summary>\n\n{drawn}\n\n</details>" if part.fold else drawn
 
 
 def picture(name: str, figure: Figure) -> str:
