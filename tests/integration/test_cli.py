@@ -23,6 +23,7 @@ import psutil
 import pytest
 
 from tests.integration.conftest import MODEL, Server, free_port, start_server
+from tests.tools.gguf import gguf_bytes
 
 pytestmark = pytest.mark.model
 
@@ -223,6 +224,28 @@ def test_failures_are_one_line(shell: Shell, arguments: tuple[str, ...], message
     assert message in err
     assert err.count("\n") == 1
     assert shell.left() == []
+
+
+def test_create_and_import(shell: Shell) -> None:
+    gguf = shell.home / "Tiny Model.gguf"
+    gguf.write_bytes(gguf_bytes({"general.architecture": "llama", "general.file_type": 1}))
+    (shell.home / "Modelfile").write_text(
+        f'FROM "./{gguf.name}"\nSYSTEM Be brief.\nPARAMETER stop a\nPARAMETER stop b\nPARAMETER temperature 0.5\n'
+    )
+    status, out, err = shell.run("create", "tide")
+    assert (status, out.splitlines()[-2:]) == (0, ["success", "created 'tide'"]), err
+    status, out, err = shell.run("import", gguf.name)
+    assert (status, out.splitlines()[-1]) == (0, "created 'tiny-model'"), err
+    info = json.loads(shell.run("show", "tide", "--json")[1])
+    assert info["system"] == "Be brief."
+    assert [line.split() for line in info["parameters"].splitlines()] == [
+        ["stop", '"a"'],
+        ["stop", '"b"'],
+        ["temperature", "0.5"],
+    ]
+    names = {model["name"] for model in json.loads(shell.run("list", "--json")[1])["models"]}
+    assert names >= {"tide:latest", "tiny-model:latest"}
+    assert shell.run("import", "nosuch.gguf")[::2] == (1, f"Error: there is no file {shell.home / 'nosuch.gguf'}\n")
 
 
 def test_a_second_signal_ends_the_server_at_once(tmp_path: Path) -> None:

@@ -60,6 +60,27 @@ class Client:
         """Like `post`."""
         return self._call("DELETE", path, body)
 
+    def text(self, path: str) -> str:
+        """The text at a path."""
+        return self._answer("GET", path).text
+
+    def head(self, path: str) -> None:
+        """Raises VllamaError with the status if there is nothing."""
+        self._answer("HEAD", path)
+
+    def send(self, path: str, body: Iterator[bytes]) -> None:
+        """POSTs bytes as they come."""
+        self._answer("POST", path, body)
+
+    def _answer(self, method: str, path: str, body: Iterator[bytes] | None = None) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, content=body)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+        if response.status_code >= 400:
+            raise _error(response)
+        return response
+
     def stream(self, path: str, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
         """The JSON objects of a streamed answer, as they come. Closing the iterator ends the request."""
         try:

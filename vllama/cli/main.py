@@ -174,6 +174,37 @@ def push(model: ModelArgument, insecure: InsecureOption = False, host: HostOptio
     push_model(model, host, insecure)
 
 
+QuantizeOption = Annotated[
+    str, typer.Option("--quantize", "-q", metavar="TYPE", help="Quantize F16, BF16 or F32 weights.", show_default=False)
+]
+
+
+@app.command()
+def create(
+    model: ModelArgument,
+    file: Annotated[Path, typer.Option("--file", "-f", metavar="FILE", help="The Modelfile.")] = Path("Modelfile"),
+    quantize: QuantizeOption = "",
+    host: HostOption = None,
+) -> None:
+    """Create a model from a Modelfile."""
+    from vllama.cli.create import create_model
+
+    create_model(model, file, quantize, host)
+
+
+@app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A GGUF file, or a directory.", show_default=False)],
+    name: Annotated[str, typer.Option("--name", metavar="MODEL", help="Its name.", show_default=False)] = "",
+    quantize: QuantizeOption = "",
+    host: HostOption = None,
+) -> None:
+    """Create a model from weights alone."""
+    from vllama.cli.create import import_model
+
+    import_model(path, name, quantize, host)
+
+
 @app.command("list")
 def list_(
     prefix: Annotated[
@@ -197,6 +228,18 @@ def ps(host: HostOption = None, as_json: JsonOption = False) -> None:
     from vllama.cli.listing import list_loaded
 
     list_loaded(host, as_json)
+
+
+@app.command()
+def top(
+    interval: Annotated[float, typer.Option("--interval", metavar="SECONDS", min=0.1, help="Between two looks.")] = 1.0,
+    host: HostOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch what the loaded models do."""
+    from vllama.cli.top import watch
+
+    watch(host, interval, as_json)
 
 
 @app.command()

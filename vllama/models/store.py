@@ -101,7 +101,7 @@ class Store:
             return name_of(entry.path) if entry else name
 
     def scan(self) -> list[Model]:
-        """All models that can be read; only new and changed manifests are parsed. While nothing changes, the same list."""
+        """All models that can be read; only what is new is parsed. While nothing changes, the same list."""
         with self.lock:
             files = self._tree.files()
             if files is self._scanned and self._as_scanned():
