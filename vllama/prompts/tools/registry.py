@@ -13,6 +13,7 @@ from vllama.prompts.messages import Tool
 from vllama.prompts.tools import (
     command_r,
     deepseek,
+    dsml,
     gemma,
     glm,
     granite,
@@ -73,6 +74,14 @@ FORMATS: tuple[Format, ...] = (
         rules=kimi.RULES,
         dropped=kimi.DROPPED,
         control=(kimi.SECTION, kimi.SECTION_END, kimi.CALL, kimi.CALL_END, kimi.ARGUMENT),
+        go=True,
+    ),
+    Format(
+        "deepseek-dsml",
+        "deepseek-ai/DeepSeek-V3.2",
+        marks=(dsml.CALL,),
+        rules=dsml.RULES,
+        control=(dsml.MARK,),
         go=True,
     ),
     Format(
