@@ -225,13 +225,13 @@ def test_the_command_reads_the_committed_policy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (("pairs = 12", "pears = 12"), "unknown key 'pears'"),
+        (("pairs = 20", "pears = 20"), "unknown key 'pears'"),
         (("delta = 0.10", "delta = 1.5"), "delta of gate-concurrent/c8 aggregate"),
         (('metric = "pss"', 'metric = "speed"'), "unknown metric 'speed'"),
         (('metric = "ttft"', 'metric = "decode"'), "two gates for the same cell"),
         (("split = [0.005, 0.005]", "split = [0.01]"), "split must be"),
         (("min_pairs = 8", "min_pairs = 4"), "min_pairs must be at least 8"),
-        (("pairs = 12", "pairs = true"), "pairs must be int"),
+        (("pairs = 20", "pairs = true"), "pairs must be int"),
         (("[[gate]]", "[[gate"), "gate.toml: "),
     ],
 )

@@ -12,7 +12,7 @@ import math
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +53,14 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """The machine, and how strongly a metric in a cell follows it ("cell metric" -> factor, default 1; 0.02 = 2 %)."""
+    """The machine, and how strongly a metric in a cell follows it ("cell metric" -> factor, default 1; 0.02 = 2 %).
+
+    `turns`: cells whose slots are measured in turns -> the share of the machine's noise that tells them apart still.
+    """
 
     machine: Machine
     follows: dict[str, float]
+    turns: dict[str, float] = field(default_factory=dict)
 
 
 def read_model(path: Path) -> Model:
@@ -68,10 +72,10 @@ def read_model(path: Path) -> Model:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path.name}: {error}") from error
     machine = Machine(**keyed(Machine, raw.pop("machine", {}), f"{path.name} machine"))
-    follows = raw.pop("follows", {})
-    if raw or not isinstance(follows, dict):
-        raise ConfigError(f"{path.name}: only [machine] and [follows] are known")
-    return Model(machine, {str(key): float(value) for key, value in follows.items()})
+    follows, turns = raw.pop("follows", {}), raw.pop("turns", {})
+    if raw or not isinstance(follows, dict) or not isinstance(turns, dict):
+        raise ConfigError(f"{path.name}: only [machine], [follows] and [turns] are known")
+    return Model(machine, *({str(key): float(value) for key, value in table.items()} for table in (follows, turns)))
 
 
 def simulate(
@@ -154,6 +158,7 @@ def _segment(
     found = {}
     for rule in policy.rules:
         follows = model.follows.get(rule.id, 1.0)
+        left = model.turns.get(rule.cell, 1.0)
         times = {}
         for system in systems:
             slots = [
@@ -161,7 +166,10 @@ def _segment(
                 for block in range(pairs)
             ]
             own = rng.standard_t(model.machine.tails, (runs, pairs)) * model.machine.slot
-            times[system] = follows * (noise[:, slots] + own)
+            # In turns, all meet what the machine does on average while the block runs.
+            first = [slot - slot % len(systems) for slot in slots]
+            shared = np.mean([noise[:, [slot + place for slot in first]] for place in range(len(systems))], axis=0)
+            times[system] = follows * (left * noise[:, slots] + (1 - left) * shared + own)
         times[policy.system] = times[policy.system] + math.log1p(effects.get(rule.id, 0.0))
         found[rule.id] = (
             np.asarray(times[policy.system] - times[policy.against]),
