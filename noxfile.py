@@ -72,6 +72,13 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz_http(session: nox.Session) -> None:
+    """10,000 random requests to a live server: `nox -s fuzz_http -- --requests 2000 --seed 2` for fewer and others."""
+    install(session, "demo,test")
+    session.run("python", "-m", "tests.fuzz.http_session", *session.posargs, env=isolated(session))
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Regenerate what is generated in docs/ and README.md, and check that all is documented."""
     install(session, "demo,test,lint,bench")

@@ -77,6 +77,8 @@ RULES: tuple[tuple[str, str], ...] = (
     ("answers 404 or 405 to methods that HTTP does not know", "400, as nobody's client sends them"),
     ("takes a `#` in a request's path as a part of the path", "cuts it off there"),
     ("create: the name in `from` must have the letters' case that it is stored with, else it is pulled", "any case"),
+    ("refuses a `pattern` without `^` and `$`", "takes it as a part of the text, as JSON Schema says"),
+    ("ignores what a schema says with `not`, a wrong `required` or an empty `enum`", "400 with the place"),
     ("create: uses `draft_files`", "501 `draft models are not supported yet`"),
     ("starts its runner anew, or breaks it, for `main_gpu` or `num_batch` that make no sense", "bounds them"),
 )

@@ -99,7 +99,8 @@ class Answer:
                         yield Delta(event.text, "", (), event.logprobs)
                         continue
                     thinking, content, calls = parser.add(event.text)
-                    if thinking or content or calls or event.logprobs or not self._quiet:
+                    # Quiet, as Ollama is: what is only held back or a tag makes no chunk, whatever its probability.
+                    if thinking or content or calls or not self._quiet:
                         yield Delta(content, thinking, self._named(calls), event.logprobs)
                 elif type(event) is Finished:
                     self._lease.account("length" if event.reason == "length" else "stop", event)
