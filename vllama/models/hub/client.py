@@ -23,7 +23,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository at one commit. `folder` is set for one that was found in the cache without asking the hub."""
+    """A repository at one commit."""
 
     repo: str
     revision: str
@@ -94,12 +94,15 @@ class Hub:
         return Repository(repo, info.sha, files, frozenset(bases))
 
     def _cached(self, repo: str) -> Repository:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import constants
 
-        try:
-            folder = Path(snapshot_download(repo, cache_dir=self._cache_dir, local_files_only=True))
-        except Exception as error:
-            raise offline(repo) from error
+        cache = self._cache_dir or Path(constants.HF_HUB_CACHE)
+        snapshots = cache / f"models--{repo.replace('/', '--')}" / "snapshots"
+        # not refs/main: files that were asked for by their commit, as ours, set none
+        found = sorted(snapshots.glob("*/"), key=lambda path: path.stat().st_mtime_ns)
+        if not found:
+            raise offline(repo)
+        folder = found[-1]
         paths = [path for path in folder.rglob("*") if path.is_file()]
         files = (RepoFile(path.relative_to(folder).as_posix(), path.stat().st_size, _linked(path)) for path in paths)
         return Repository(repo, folder.name, tuple(files))
