@@ -39,10 +39,27 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What the output must match: GBNF text. `after` delays it until that text was generated (thinking)."""
+    """What the output must match: GBNF text. `after` delays it until that text was generated (thinking).
+
+    `schema` is the JSON schema that the grammar was made of, as JSON text, "" for any JSON object; None where there is
+    none. Engines with a compiler of their own take it instead.
+    """
 
     gbnf: str
     after: str | None = None
+    schema: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation that nobody has rendered: messages and tools as OpenAI's JSON objects, for engines that take them.
+
+    `think` None leaves it to the model; a text is the effort ("low", "medium", "high").
+    """
+
+    messages: tuple[dict[str, Any], ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    think: bool | str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +79,7 @@ class Generation:
     `want_ids`: the `Finished` event carries prompt and output token ids.
     `control`: texts of control tokens that are part of the output where the model writes them (marks of tool calls and
     thoughts); others are left out, and a text that is no control token is ignored.
+    `chat` takes the place of `prompt` where `ModelFacts.takes_messages`.
     """
 
     prompt: str | None = None
@@ -77,6 +95,7 @@ class Generation:
     constraint: Constraint | None = None
     want_ids: bool = False
     control: tuple[str, ...] = ()
+    chat: Chat | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +118,27 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """A tool call that the server read out of the answer; `arguments` is decoded JSON."""
+
+    name: str
+    arguments: dict[str, Any]
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
-    """A piece of output: valid UTF-8, never part of a stop string. `tokens` is how many tokens it took."""
+    """A piece of output: valid UTF-8, never part of a stop string. `tokens` is how many tokens it took.
+
+    Where the engine's server takes answers apart itself (`Generation.chat`), `thinking` is its thoughts and `calls` are
+    whole tool calls.
+    """
 
     text: str
     tokens: int = 1
     logprobs: tuple[Logprob, ...] = ()
+    thinking: str = ""
+    calls: tuple[Call, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +186,20 @@ class Vectors:
 
 
 @dataclass(frozen=True, slots=True)
+class Remote:
+    """A model of another server: its address (without /v1), the name that it has there, and the key, which is secret.
+
+    `vllm` says that the server speaks vLLM's extensions. `context` is the model's length there in tokens, 0 if unknown.
+    """
+
+    url: str
+    model: str
+    key: str = field(default="", repr=False)
+    vllm: bool = False
+    context: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSource:
     """What to load: a GGUF file (and adapters, projector) or a directory or repository of safetensors."""
 
@@ -159,6 +207,7 @@ class ModelSource:
     kind: Literal["gguf", "safetensors", "remote", "scripted"] = "gguf"
     adapters: tuple[Path, ...] = ()
     projector: Path | None = None
+    remote: Remote | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +234,10 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What the engine learned by loading. `vocab_size` and contexts in tokens, sizes in bytes."""
+    """What the engine learned by loading. `vocab_size` and contexts in tokens, sizes in bytes.
+
+    `takes_messages`: it renders conversations itself (`Generation.chat`) where no template is known here.
+    """
 
     train_ctx: int
     vocab_size: int
@@ -196,6 +248,7 @@ class ModelFacts:
     can_shift: bool
     can_embed: bool
     description: str = ""
+    takes_messages: bool = False
 
 
 @dataclass(frozen=True, slots=True)

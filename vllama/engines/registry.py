@@ -48,8 +48,21 @@ def _scripted(source: ModelSource, options: LoadOptions) -> Engine:
     return ScriptedEngine(source, options)
 
 
+def _vllm_available() -> Reason:
+    from vllama.engines.vllm.availability import available
+
+    return available()
+
+
+def _vllm(source: ModelSource, options: LoadOptions) -> Engine:
+    from vllama.engines.vllm.engine import VllmEngine
+
+    return VllmEngine(source, options)
+
+
 KINDS = (
     EngineKind("llama", "llama.cpp", ("gguf",), _llama_available, _llama),
+    EngineKind("vllm", "vLLM", ("safetensors",), _vllm_available, _vllm),
     EngineKind("scripted", "scripted", ("gguf", "scripted"), _scripted_available, _scripted, False),
 )
 """In order of preference. The scripted engine comes last and is never chosen automatically."""

@@ -47,13 +47,14 @@ class Child:
     pipe to read from, the pulse pipe to write to.
 
     `start()` returns our end of the socket. All methods belong to one event loop. `verdict` says why we ended it, ""
-    if we did not. `step_limit` is in seconds.
+    if we did not. `step_limit` is in seconds. `on_line` sees each line on its stderr.
     """
 
     def __init__(self, module: str, name: str, *, step_limit: float = 0.0) -> None:
         self.name = name
         self.stderr: deque[str] = deque(maxlen=KEPT_LINES)
         self.verdict = ""
+        self.on_line: Callable[[str], None] | None = None
         self._module = module
         self._step_limit = step_limit or STEP_LIMIT_S
         self._process: asyncio.subprocess.Process | None = None
@@ -64,6 +65,7 @@ class Child:
         self._timer: asyncio.TimerHandle | None = None
         self._asked = False
         self._silent = 0
+        self._orphans_ended = False
 
     @property
     def pid(self) -> int:
@@ -190,6 +192,13 @@ class Child:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
+    def kill_group(self) -> None:
+        """SIGKILL to what is left of its process group after it ended itself: descendants that outlived it."""
+        if self._process is not None and not self._orphans_ended:
+            self._orphans_ended = self._process.returncode is not None
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
     def last_words(self) -> str:
         """Its last lines on stderr."""
         return "\n".join(self.stderr)
@@ -222,6 +231,8 @@ class Child:
                 return
             text = line.decode("utf-8", "replace").rstrip()
             self.stderr.append(text)
+            if self.on_line is not None:
+                self.on_line(text)
             log.info("%s[%d] %s", self.name, self.pid, text)
 
 

@@ -1,0 +1,1 @@
+"""What the engines behind an OpenAI-compatible HTTP server share: the client, the frames, the requests."""

@@ -1,0 +1,1 @@
+"""Models of an OpenAI-compatible deployment that others run."""
