@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import math
 import re
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,8 @@ from vllama.bench.checks import judge_all
 from vllama.bench.exits import EXIT_MISSED, EXIT_OK
 from vllama.bench.measure import METRICS, Metric
 from vllama.bench.pairing import paired, values
-from vllama.bench.policy import keyed
 from vllama.bench.results import Run, Sample, Slot, read_run
+from vllama.bench.tables import keyed, read_toml
 from vllama.errors import ConfigError
 
 BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
@@ -108,12 +107,7 @@ def metric_of(claim: Claim) -> Metric:
 
 def read_claims(path: Path) -> list[Claim]:
     """The file of claims. Raises `ConfigError` naming the claim and the key."""
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path.name}: {error}") from error
+    raw = read_toml(path)
     if set(raw) != {"claim"}:
         raise ConfigError(f"{path.name}: needs [[claim]] tables and nothing else")
     claims = []

@@ -14,13 +14,13 @@ import dataclasses
 import hashlib
 import json
 import random
-import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vllama.bench.tables import read_toml
 from vllama.errors import ConfigError
 
 T = TypeVar("T")
@@ -314,7 +314,7 @@ def read_corpus(folder: Path) -> dict[str, tuple[str, ...]]:
 
 def read_scenario(path: Path) -> Scenario:
     """One scenario file. Raises `ConfigError` naming the file and the key."""
-    raw = {"id": path.stem, **_toml(path)}
+    raw = {"id": path.stem, **read_toml(path)}
     name = path.name
     kind = raw.get("kind", "closed")
     if kind not in KINDS:
@@ -370,7 +370,7 @@ def _check_load(name: str, scenario: Scenario, concurrency: int, requests: int) 
 
 def read_plan(folder: Path, profile: str, overrides: Mapping[str, Any] | None = None) -> Plan:
     """The plan of a profile. `overrides` replaces keys of the profile; None values are ignored."""
-    profiles = _toml(folder / "profiles.toml")
+    profiles = read_toml(folder / "profiles.toml")
     if profile not in profiles:
         raise ConfigError(f"profiles.toml has no profile {profile!r}; there are {', '.join(sorted(profiles))}")
     table = {key: value for key, value in (overrides or {}).items() if value is not None}
@@ -412,15 +412,6 @@ def plan_from_record(raw: Mapping[str, Any]) -> Plan:
     if plan.id != raw.get("id"):
         raise ConfigError(f"{where}: this vLLama makes plan {plan.id} of it, but {raw.get('id')} was run")
     return plan
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path.name}: {error}") from error
 
 
 def _build(kind: type[T], raw: Mapping[str, Any], where: str) -> T:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vllama.bench.measure import METRICS
+from vllama.bench.tables import keyed, read_toml
 from vllama.errors import ConfigError
 
 
@@ -69,12 +68,7 @@ class Policy:
 
 def read_policy(path: Path, overrides: Mapping[str, Any] | None = None) -> Policy:
     """A policy file; `overrides` replaces keys, None values are ignored. Raises `ConfigError` naming file and key."""
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path.name}: {error}") from error
+    raw = read_toml(path)
     raw |= {key: value for key, value in (overrides or {}).items() if value is not None}
     tables = raw.pop("gate", [])
     rules = tuple(
@@ -85,24 +79,6 @@ def read_policy(path: Path, overrides: Mapping[str, Any] | None = None) -> Polic
     policy = Policy(**keyed(Policy, {**raw, "rules": rules}, path.name))
     _check(policy, path.name)
     return policy
-
-
-def keyed(kind: type, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The table itself, if it has the dataclass's required keys, no others, and values of their kinds."""
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    if unknown := sorted(set(raw) - set(fields)):
-        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(fields)}")
-    kinds: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "str": (str,), "bool": (bool,)}
-    for name, field in fields.items():
-        if name not in raw:
-            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-                raise ConfigError(f"{where}: {name} is missing")
-            continue
-        wanted = kinds.get(str(field.type))
-        # For Python a bool is an int; for a person who writes "pairs = true" it is a mistake.
-        if wanted and (not isinstance(raw[name], wanted) or (isinstance(raw[name], bool) and bool not in wanted)):
-            raise ConfigError(f"{where}: {name} must be {field.type}, not {raw[name]!r}")
-    return dict(raw)
 
 
 def _check(policy: Policy, where: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from vllama.bench.exits import EXIT_MISSED, EXIT_OK
 from vllama.bench.gate import Observed, Word, decide, overall
 from vllama.bench.measure import METRICS
-from vllama.bench.policy import Policy, keyed, read_policy
+from vllama.bench.policy import Policy, read_policy
 from vllama.bench.stats import williams_order
+from vllama.bench.tables import keyed, read_toml
 from vllama.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -65,12 +65,7 @@ class Model:
 
 def read_model(path: Path) -> Model:
     """The table [simulation] of a policy's neighbour file. Raises `ConfigError` naming the key."""
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path.name}: {error}") from error
+    raw = read_toml(path)
     machine = Machine(**keyed(Machine, raw.pop("machine", {}), f"{path.name} machine"))
     follows, turns = raw.pop("follows", {}), raw.pop("turns", {})
     if raw or not isinstance(follows, dict) or not isinstance(turns, dict):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import time
@@ -527,7 +528,7 @@ def _constraint(wanted: Any) -> Constraint | None:
     from vllama.prompts.structured import json_grammar, schema_grammar
 
     if wanted == "json":
-        return Constraint(json_grammar())
+        return Constraint(json_grammar(), schema="")
     if isinstance(wanted, dict):
-        return Constraint(schema_grammar(wanted))
+        return Constraint(schema_grammar(wanted), schema=json.dumps(wanted))
     raise RequestError(f'invalid format: {quote(str(wanted))}; expected "json" or a valid JSON Schema object')

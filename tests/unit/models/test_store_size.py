@@ -56,8 +56,8 @@ def test_a_list_of_500_looks_once_at_each_directory_and_file(library: Library, m
     monkeypatch.setattr(os, "scandir", None)
     assert library.listing() is listed
     assert set(seen.values()) == {1}
-    # manifests/, its host and its namespace; a directory and a file for each model
-    assert len(seen) == 3 + 2 * COUNT
+    # manifests/, its host and its namespace, hub/; a directory and a file for each model
+    assert len(seen) == 4 + 2 * COUNT
 
 
 def test_a_change_in_one_of_many_reads_that_one(library: Library) -> None:

@@ -23,6 +23,7 @@ from vllama.models.hub.client import remove
 from vllama.models.model import Inspect, Model, ModelConfig
 from vllama.models.names import DEFAULT_HOST, DEFAULT_NAMESPACE, Name
 from vllama.models.store import write_atomically, writing
+from vllama.models.tree import ManifestTree
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +146,7 @@ class Records:
         self.root = models_dir / "hub"
         self.inspect = inspect
         self._lock = threading.RLock()
+        self._tree = ManifestTree(self.root)
         self._entries: dict[str, _Entry] = {}
         self._scanned_at = float("-inf")
 
@@ -222,10 +224,9 @@ class Records:
 
     def _scan(self) -> None:
         seen = set()
-        for folder, _, files in os.walk(self.root):
-            for file in files:
-                if not file.startswith(".") and (entry := self._load(Path(folder, file))):
-                    seen.add(entry.record.name.key)
+        for _, path, _ in self._tree.files():
+            if entry := self._load(path):
+                seen.add(entry.record.name.key)
         for key in self._entries.keys() - seen:
             del self._entries[key]
         self._scanned_at = time.monotonic()
