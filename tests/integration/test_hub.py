@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -135,3 +137,18 @@ def test_run_pulls_what_is_missing_and_says_why_it_cannot(server: Server) -> Non
     ended = command(server, "run", "hf.co/acme/nobody", "Hello")
     assert ended.returncode == 1
     assert "there is no acme/nobody" in ended.stderr
+
+
+def test_serve_pulls_what_it_shall_load(hub: HubServer, tmp_path: Path) -> None:
+    env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": "", "HF_HUB_OFFLINE": "0"}
+    running = start_server(tmp_path, "--model", SHARDED, env=env)
+    try:
+        # Loaded when the line is out that says so: the routes answer before.
+        while "listening on" not in running.log.read_text():
+            assert running.process.poll() is None, running.log.read_text()
+            time.sleep(0.05)
+        loaded = httpx.get(f"{running.url}/api/ps", timeout=10).json()["models"]
+        assert [model["name"] for model in loaded] == [SHARDED]
+        assert f"pulling {SHARDED}: success" in running.log.read_text()
+    finally:
+        assert running.stop() == 0

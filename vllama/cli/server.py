@@ -67,13 +67,16 @@ def run_server(settings: Settings, sock: socket.socket | None = None, *, until_e
 
     from vllama.api.app import create_app
     from vllama.api.protocol import Protocol
+    from vllama.core.pulling import elsewhere
     from vllama.models.blobs import remove_leftovers
 
     service = build_service(settings)
     # Beside the start, not in its way: a store may lie on a slow disk.
     threading.Thread(target=remove_leftovers, args=(service.library.store,), name="leftovers", daemon=True).start()
     for name in settings.preload:
-        service.resolve(name, allow_path=True)
+        # Before anything is served, but for what will be pulled once the server is up.
+        if not elsewhere(name):
+            service.resolve(name, allow_path=True)
     config = uvicorn.Config(
         create_app(service),
         loop="uvloop" if _has("uvloop") else "asyncio",

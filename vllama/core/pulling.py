@@ -6,7 +6,7 @@ What is Ollama's stays Ollama's: a name of its library comes from elsewhere only
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,8 +17,8 @@ from vllama.goquote import quote
 from vllama.models import catalog
 from vllama.models.hub.files import SAFETENSORS
 from vllama.models.hub.records import HOST, HOSTS
-from vllama.models.library import Library
-from vllama.models.names import DEFAULT_HOST, DEFAULT_NAMESPACE, Name
+from vllama.models.library import Library, looks_like_path
+from vllama.models.names import DEFAULT_HOST, DEFAULT_NAMESPACE, Name, parse_reference
 
 if TYPE_CHECKING:
     from vllama.models.hub.client import Hub
@@ -53,6 +53,25 @@ async def pull(
     async with aclosing(lines):
         async for line in lines:
             yield line
+
+
+def elsewhere(text: str) -> bool:
+    """Whether a name says where its model is from, beyond Ollama's library: `org/name`, `hf.co/org/name`."""
+    if looks_like_path(text):
+        return False
+    name = Name.parse(text)
+    return name.valid and (name.namespace.lower() != DEFAULT_NAMESPACE or name.host.lower() != DEFAULT_HOST)
+
+
+async def fetch(service: Puller, text: str, say: Callable[[str], None]) -> None:
+    """Pull a model by the text of its name, saying each new status. Raises `VllamaError`."""
+    said = ""
+    async with aclosing(pull(service, Name.parse(parse_reference(text).pull_name))) as lines:
+        async for line in lines:
+            status = str(line.get("status", ""))
+            if status and status != said:
+                say(status)
+                said = status
 
 
 async def _pull(

@@ -117,8 +117,19 @@ class Service:
         """Nothing to do yet but to be there; loads happen on demand."""
 
     async def preload(self, name: str) -> None:
-        """Load a model (`vllama serve --model`). One that is a file can be asked for by its short name from then on."""
-        model = self.resolve(name, allow_path=True)
+        """Load a model (`vllama serve --model`). One that is a file can be asked for by its short name from then on.
+
+        `org/name` is pulled if it is not there.
+        """
+        try:
+            model = self.resolve(name, allow_path=True)
+        except ModelNotFound:
+            from vllama.core.pulling import elsewhere, fetch
+
+            if not elsewhere(name):
+                raise
+            await fetch(self, name, partial(log.info, "pulling %s: %s", name))
+            model = self.resolve(name, allow_path=True)
         if model.origin == "file":
             self._files[model.name.key] = model
         lease, _, _ = await self._lease(model, {}, None)
