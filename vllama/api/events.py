@@ -7,10 +7,9 @@ from contextlib import aclosing
 from typing import Any, Protocol
 
 from vllama.api.http import END, EVENT_STREAM, JSON, DisconnectWatcher, Send, dumps, send_json, start_stream
-from vllama.api.streaming import about
+from vllama.api.streaming import about, gathered
 from vllama.core.replies import Delta, Done, Reply
-from vllama.errors import RequestCanceled, ServerError, VllamaError
-from vllama.prompts.messages import ToolCall
+from vllama.errors import RequestCanceled, VllamaError
 
 log = logging.getLogger("vllama.api")
 
@@ -50,7 +49,7 @@ async def answer(reply: Reply, shape: EventShape, watcher: DisconnectWatcher, se
         if stream:
             await _stream(reply, shape, watcher, send)
         else:
-            payload = dumps(await _collect(reply, shape)) + b"\n"
+            payload = dumps(shape.whole(*await gathered(reply))) + b"\n"
             watcher.stop()
             await send_json(send, 200, payload, JSON, extra=about(reply))
     finally:
@@ -81,19 +80,3 @@ async def _stream(reply: Reply, shape: EventShape, watcher: DisconnectWatcher, s
             await send({"type": "http.response.body", "body": shape.failed(error), "more_body": True})
     watcher.stop()
     await send(END)
-
-
-async def _collect(reply: Reply, shape: EventShape) -> dict[str, Any]:
-    content: list[str] = []
-    thinking: list[str] = []
-    calls: list[ToolCall] = []
-    generator: Any = reply.events()
-    async with aclosing(generator) as events:
-        async for piece in events:
-            delta: Delta = piece if type(piece) is Delta else piece.delta
-            content.append(delta.content)
-            thinking.append(delta.thinking)
-            calls.extend(delta.tool_calls)
-            if type(piece) is Done:
-                return shape.whole(Delta("".join(content), "".join(thinking), tuple(calls)), piece)
-    raise ServerError("the engine ended without an answer")

@@ -6,6 +6,7 @@ This is the hot path: a chunk costs one JSON-encoded string, one time stamp and 
 from __future__ import annotations
 
 import time
+from contextlib import aclosing
 from typing import Any, Protocol
 
 from vllama.api import envelopes
@@ -22,7 +23,7 @@ from vllama.api.http import (
 )
 from vllama.core.replies import Delta, Done, Reply
 from vllama.engines.base import Logprob
-from vllama.errors import RequestCanceled, VllamaError
+from vllama.errors import RequestCanceled, ServerError, VllamaError
 from vllama.prompts.messages import ToolCall
 
 _day_second = (0, b"")
@@ -241,18 +242,24 @@ async def _lines(
 
 
 async def _whole(reply: Reply, prefix: bytes, shape: ChatShape | GenerateShape) -> bytes:
-    """All deltas put together into the last one."""
+    whole, done = await gathered(reply)
+    return shape.last(prefix + timestamp() + b'"', done, whole)
+
+
+async def gathered(reply: Reply) -> tuple[Delta, Done]:
+    """Everything that was generated as one delta, and the end. Closes the reply's events."""
     content: list[str] = []
     thinking: list[str] = []
     calls: list[ToolCall] = []
     logprobs: list[Logprob] = []
-    async for event in reply.events():
-        delta = event if type(event) is Delta else event.delta  # type: ignore[union-attr]
-        content.append(delta.content)
-        thinking.append(delta.thinking)
-        calls.extend(delta.tool_calls)
-        logprobs.extend(delta.logprobs)
-        if isinstance(event, Done):
-            whole = Delta("".join(content), "".join(thinking), tuple(calls), tuple(logprobs))
-            return shape.last(prefix + timestamp() + b'"', event, whole)
-    raise VllamaError("the engine ended without an answer")
+    generator: Any = reply.events()  # a generator, which the protocol does not promise
+    async with aclosing(generator) as events:
+        async for event in events:
+            delta: Delta = event if type(event) is Delta else event.delta
+            content.append(delta.content)
+            thinking.append(delta.thinking)
+            calls.extend(delta.tool_calls)
+            logprobs.extend(delta.logprobs)
+            if type(event) is Done:
+                return Delta("".join(content), "".join(thinking), tuple(calls), tuple(logprobs)), event
+    raise ServerError("the engine ended without an answer")

@@ -14,10 +14,9 @@ from typing import Any, Protocol, cast
 from vllama.api.bodies import OpenAIExtras
 from vllama.api.envelopes import openai_object
 from vllama.api.http import END, EVENT_STREAM, JSON, DisconnectWatcher, Send, dumps, send_json, start_stream
-from vllama.api.streaming import about, logprobs_json
+from vllama.api.streaming import about, gathered, logprobs_json
 from vllama.core.replies import Delta, Done, Reply
-from vllama.engines.base import Logprob
-from vllama.errors import ServerError, VllamaError
+from vllama.errors import VllamaError
 from vllama.prompts.messages import ToolCall
 
 log = logging.getLogger("vllama.api")
@@ -189,7 +188,7 @@ async def answer(reply: Reply, shape: Shape, watcher: DisconnectWatcher, send: S
         elif stream:
             await _stream(reply, shape, watcher, send)
         else:
-            payload = dumps(await _collect(reply, shape)) + b"\n"
+            payload = dumps(shape.whole(*await gathered(reply))) + b"\n"
             watcher.stop()
             await send_json(send, 200, payload, JSON, extra=about(reply))
     finally:
@@ -217,24 +216,6 @@ async def _stream(reply: Reply, shape: Shape, watcher: DisconnectWatcher, send: 
             await send({"type": "http.response.body", "body": data, "more_body": True})
     watcher.stop()
     await send(END)
-
-
-async def _collect(reply: Reply, shape: Shape) -> dict[str, Any]:
-    content: list[str] = []
-    thinking: list[str] = []
-    calls: list[ToolCall] = []
-    logprobs: list[Logprob] = []
-    async with aclosing(_generator(reply)) as events:
-        async for event in events:
-            delta = event if isinstance(event, Delta) else event.delta
-            content.append(delta.content)
-            thinking.append(delta.thinking)
-            calls.extend(delta.tool_calls)
-            logprobs.extend(delta.logprobs)
-            if isinstance(event, Done):
-                everything = Delta("".join(content), "".join(thinking), tuple(calls), tuple(logprobs))
-                return shape.whole(everything, event)
-    raise ServerError("the engine ended without an answer")
 
 
 def _generator(reply: Reply) -> Any:
