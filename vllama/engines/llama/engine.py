@@ -233,7 +233,13 @@ class LlamaEngine:
                 stream.end()
         for number, kind, text, prompt, num_ctx in step.failed:
             stream = streams.pop(number, None)
-            if stream is not None:
+            if stream is None:
+                continue
+            if kind == "empty":  # nothing to go on from, so there is nothing to say, as in Ollama
+                stream.push(Started(0, 0))
+                stream.push(Finished("stop", 0, 0, 0, 0, 0))
+                stream.end()
+            else:
                 stream.fail(_error(kind, text, prompt, num_ctx))
 
     def _lost(self, error: Exception | None) -> None:

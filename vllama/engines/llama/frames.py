@@ -166,7 +166,7 @@ class Step(Frame):
     started: (id, prompt_tokens, cached_tokens, truncated_tokens)
     texts: (id, text, tokens, logprobs or None); a logprob is (token, logprob, raw or None, [(token, logprob, raw)])
     finished: (id, reason, prompt_tokens, cached_tokens, output_tokens, prompt_ns, decode_ns, prompt_ids, output_ids)
-    failed: (id, kind, text, prompt_tokens, num_ctx); kind "too_long", "request" or "server"
+    failed: (id, kind, text, prompt_tokens, num_ctx); kind "too_long", "request", "empty" (no tokens) or "server"
     """
 
     started: list[tuple[int, int, int, int]]

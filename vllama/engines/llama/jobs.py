@@ -97,10 +97,8 @@ class Job:
         elif any(not 0 <= token < model.vocab_size for token in tokens):
             wrong = next(token for token in tokens if not 0 <= token < model.vocab_size)
             raise RequestFault("request", f"token id {wrong} is not in the vocabulary (0 to {model.vocab_size - 1})")
-        if not tokens and model.bos >= 0:
-            tokens = [model.bos]
         if not tokens:
-            raise RequestFault("request", "the prompt is empty")
+            raise RequestFault("empty", "the prompt is empty")
         if submit.num_ctx < 2:
             raise RequestFault("request", f"num_ctx {submit.num_ctx} leaves no room for a prompt and a token")
         keep = submit.num_keep + (1 if model.adds_bos and submit.num_keep >= 0 else 0)
