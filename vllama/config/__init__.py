@@ -2,6 +2,7 @@
 
 from vllama.config.host import Host, parse_host
 from vllama.config.load import load_settings
+from vllama.config.models import ModelSettings
 from vllama.config.settings import Row, Settings
 
-__all__ = ["Host", "Row", "Settings", "load_settings", "parse_host"]
+__all__ = ["Host", "ModelSettings", "Row", "Settings", "load_settings", "parse_host"]

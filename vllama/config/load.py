@@ -11,8 +11,9 @@ from types import MappingProxyType
 from typing import Any
 
 from vllama.config.host import Host
+from vllama.config.models import ModelSettings, read_models
 from vllama.config.settings import Settings, Spec, specs
-from vllama.config.values import trim
+from vllama.config.values import SecretError, trim
 from vllama.errors import ConfigError
 
 IGNORED_OLLAMA = MappingProxyType(
@@ -49,7 +50,7 @@ def load_settings(
         if name not in table and name != "port":
             raise ConfigError(f"there is no setting {name!r}{_hint(name)}")
     path = toml_path or _toml_path(env, default=environ is None)
-    from_file = _read_toml(path) if path is not None else {}
+    from_file, models = _read_toml(path) if path is not None else ({}, {})
 
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -63,7 +64,9 @@ def load_settings(
     if "port" in given:
         values["host"] = _with_port(values.get("host", Host()), given["port"])
         sources["host"] = "--port" if "host" not in given else "--host, --port"
-    return Settings(**values, sources=MappingProxyType(sources), warnings=tuple(warnings))
+    return Settings(
+        **values, models=MappingProxyType(models), sources=MappingProxyType(sources), warnings=tuple(warnings)
+    )
 
 
 def _find(
@@ -95,6 +98,8 @@ def _find(
 def _parse(spec: Spec, text: str, source: str) -> object:
     try:
         return spec.parse(text)
+    except SecretError as error:
+        raise ConfigError(f"{source} {error}") from None
     except ValueError as error:
         raise ConfigError(f"{source}: {text!r} {error}") from None
 
@@ -124,8 +129,8 @@ def user_toml() -> Path:
     return user_config_path("vllama", appauthor=False) / "vllama.toml"
 
 
-def _read_toml(path: Path) -> dict[str, tuple[str, str]]:
-    """Setting name to (text, place) of a file; every key must be a setting."""
+def _read_toml(path: Path) -> tuple[dict[str, tuple[str, str]], Mapping[str, ModelSettings]]:
+    """Setting name to (text, place) of a file, and its tables of models; every other key must be a setting."""
     import tomllib
 
     try:
@@ -135,13 +140,14 @@ def _read_toml(path: Path) -> dict[str, tuple[str, str]]:
         raise ConfigError(f"{path}: {error.strerror or error}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
+    models = read_models(parsed.pop("models", {}), str(path))
     read: dict[str, tuple[str, str]] = {}
     for key, value in parsed.items():
         place = f"{path}:{_line_of(key, content)}"
         if key not in specs():
             raise ConfigError(f"{place}: there is no setting {key!r}{_hint(key)}")
         read[key] = (_toml_text(value, f"{place}: {key}"), place)
-    return read
+    return read, models
 
 
 def _toml_text(value: object, place: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from vllama.config import values
 from vllama.config.host import Host
+from vllama.config.models import ModelSettings
 from vllama.goduration import NS_PER_SECOND
 
 Parser = Callable[[str], object]
@@ -56,6 +57,7 @@ def _setting(
     ollama: Parser | bool = False,
     show: Callable[[object], str] = values.show,
     default_text: str | None = None,
+    secret: bool = False,
 ) -> Any:
     spec = Spec(
         env=env,
@@ -67,7 +69,7 @@ def _setting(
         ollama=bool(ollama),
         default_text=show(default) if default_text is None else default_text,
     )
-    return field(default=default, metadata={"spec": spec})
+    return field(default=default, metadata={"spec": spec}, repr=not secret)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,37 @@ class Settings:
         "The engine for every model; empty chooses one that suits the machine and the model. "
         "`vllama doctor` lists them.",
         values.text,
+    )
+    vllm_args: str = _setting(
+        "",
+        "VLLM_ARGS",
+        "text",
+        "Arguments added to vLLM's command line, quoted as a shell does; they win over ours. `--vllm-arg` adds one.",
+        values.text,
+    )
+    upstream: str = _setting(
+        "",
+        "UPSTREAM",
+        "address",
+        "An OpenAI-compatible deployment whose models are offered beside one's own: `http://host:8000/v1`.",
+        values.address,
+    )
+    upstream_key: str = _setting(
+        "",
+        "UPSTREAM_KEY",
+        "secret",
+        "The key (bearer token) that the deployment wants; never shown.",
+        values.text,
+        show=values.show_secret,
+        secret=True,
+    )
+    upstream_timeout: int = _setting(
+        600 * NS_PER_SECOND,
+        "UPSTREAM_TIMEOUT",
+        "duration",
+        "How long a deployment may be silent, before its answer and within it.",
+        values.timeout,
+        show=values.show_duration,
     )
     preload: tuple[str, ...] = _setting(
         (),
@@ -247,6 +280,8 @@ class Settings:
         values.debug_level,
         ollama=True,
     )
+    models: Mapping[str, ModelSettings] = field(default_factory=lambda: MappingProxyType({}))
+    """Settings of single models, by the names in vllama.toml."""
     sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False, compare=False)
     warnings: tuple[str, ...] = field(default=(), repr=False, compare=False)
 

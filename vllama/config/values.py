@@ -102,6 +102,29 @@ def text(text: str) -> str:
     return text
 
 
+def address(text: str) -> str:
+    """The base address of an OpenAI-compatible server: http(s), without /v1, slashes at its end and credentials."""
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(text.strip())
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must begin with http:// or https:// and name a host")
+    if "@" in parts.netloc:
+        raise SecretError("must not hold a key: that is a setting of its own")
+    if parts.query or parts.fragment:
+        raise ValueError("must end with its path")
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1').rstrip('/')}"
+
+
+class SecretError(ValueError):
+    """The value holds something that no message may repeat."""
+
+
+def show_secret(value: object) -> str:
+    """Only whether there is one."""
+    return "(set)" if value else ""
+
+
 def path(text: str) -> Path:
     """A path as it is: as in Ollama a ~ that the shell left alone is a directory of that name."""
     return Path(text)

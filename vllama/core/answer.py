@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from vllama.core.remote_chat import calls_of
 from vllama.core.replies import Delta, Done
 from vllama.core.residency import GOING_DOWN, Lease
 from vllama.engines.base import Event, Finished, Text
@@ -96,7 +97,9 @@ class Answer:
                     if self._context is not None:
                         self._said.append(event.text)
                     if parser is None:
-                        yield Delta(event.text, "", (), event.logprobs)
+                        # What a server took apart itself; () everywhere else.
+                        calls = self._named(calls_of(event.calls)) if event.calls else ()
+                        yield Delta(event.text, event.thinking, calls, event.logprobs)
                         continue
                     thinking, content, calls = parser.add(event.text)
                     # Quiet, as Ollama is: what is only held back or a tag makes no chunk, whatever its probability.

@@ -10,6 +10,8 @@ from vllama.models.names import DEFAULT_TAG
 
 def engine_for(model: Model, forced: str) -> EngineKind:
     """Raises `ConfigError` for an engine that cannot run, `ModelLoadError` for weights that it cannot read."""
+    if model.remote is not None:
+        return by_name("upstream")
     if model.gguf is not None:
         return choose("gguf", forced)
     if model.directory is None:

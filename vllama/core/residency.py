@@ -7,17 +7,19 @@ its weights are not loaded again because a request asks for another context leng
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from vllama.core.counters import Counters, Outcome
 from vllama.core.memory import lacks, need, never_fits
 from vllama.core.threads import shares
-from vllama.engines.base import Engine, Finished, LoadOptions, ModelSource
+from vllama.engines.base import Engine, Finished, LoadOptions, ModelSource, Remote
 from vllama.engines.registry import EngineKind
 from vllama.errors import BusyError, EngineCrashed, ModelLoadError, VllamaError
 from vllama.goduration import FOREVER_NS
@@ -241,10 +243,13 @@ class Residency:
             raise
 
     async def _load(self, key: str, resident: Resident) -> Engine:
+        remote = resident.kind.remote
         try:
-            async with self._load_lock:
-                await self._make_room(resident)
-                await self._find_memory(resident)
+            # What loads nothing here waits for no load and takes nobody's place.
+            async with contextlib.nullcontext() if remote else self._load_lock:
+                if not remote:
+                    await self._make_room(resident)
+                    await self._find_memory(resident)
                 engine = resident.kind.create(_source(resident.model, resident.kind), resident.options)
                 try:
                     await self._load_in_time(engine, resident.model)
@@ -288,10 +293,15 @@ class Residency:
     async def _make_room(self, newcomer: Resident) -> None:
         """Evict idle models until the newcomer is within the limit; wait for one to finish if all are busy."""
         while True:
-            others = [(key, r) for key, r in self._residents.items() if r is not newcomer and r.engine is not None]
+            others = self._others(newcomer)
             if len(others) < self._max_loaded:
                 return
             await self._evict_one(others)
+
+    def _others(self, newcomer: Resident) -> list[tuple[str, Resident]]:
+        """What is loaded on this machine besides the newcomer."""
+        rows = self._residents.items()
+        return [(k, r) for k, r in rows if r is not newcomer and r.engine is not None and not r.kind.remote]
 
     async def _evict_one(self, others: list[tuple[str, Resident]]) -> None:
         """Unload the idle model that would go first; without an idle one, wait until something changes."""
@@ -320,7 +330,7 @@ class Residency:
             reason = never or lacks(wanted, options, machine)
             if not reason:
                 return
-            others = [(key, r) for key, r in self._residents.items() if r is not newcomer and r.engine is not None]
+            others = self._others(newcomer)
             if never or not others:
                 raise ModelLoadError(
                     f"{model.name.shortest} does not fit into memory: {reason}; use a smaller model, a smaller "
@@ -530,12 +540,14 @@ def _serves(resident: Resident, wanted: LoadOptions) -> bool:
 
 
 def _source(model: Model, kind: EngineKind) -> ModelSource:
+    place = model.remote
+    if place is not None:
+        remote = Remote(place.url, place.model, place.key, place.vllm, place.context, place.timeout_s)
+        return ModelSource(Path(), "remote", remote=remote)
     if model.gguf is None:
         if model.directory is not None and "safetensors" in kind.reads:
             return ModelSource(model.directory, "safetensors")
         if "scripted" in kind.reads:
-            from pathlib import Path
-
             return ModelSource(Path("scripted"), "scripted")
         raise VllamaError(f"{model.name.shortest} has no GGUF file, and the {kind.title} engine reads nothing else")
     return ModelSource(model.gguf, "gguf", tuple(model.adapters), model.projector)

@@ -25,10 +25,12 @@ from vllama.core.conversation import history, tag_images, tail, turns
 from vllama.core.embedding import UNSUPPORTED, embedding_of, shorten
 from vllama.core.options import Options, merge_options
 from vllama.core.prompting import Prompter, Prompting, template_values
+from vllama.core.remote_chat import chat_of
 from vllama.core.replies import Embedded, Reply
 from vllama.core.requests import ChatRequest, EmbedRequest, GenerateRequest
 from vllama.core.residency import GOING_DOWN, Lease, Residency
-from vllama.engines.base import Constraint, Engine, Finished, Generation, LoadOptions, Started
+from vllama.core.upstreams import Upstreams
+from vllama.engines.base import Chat, Constraint, Engine, Finished, Generation, LoadOptions, Started
 from vllama.engines.fitting import TOO_LONG
 from vllama.engines.registry import EngineKind
 from vllama.errors import (
@@ -109,12 +111,14 @@ class Service:
         self._transfers: Transfers | None = None
         self._cores = os.cpu_count() or 1
         self._files: dict[str, Model] = {}
+        self.upstreams = Upstreams(settings, library)
 
     def _choose(self, model: Model) -> EngineKind:
         return engine_for(model, self.settings.engine)
 
     async def start(self) -> None:
-        """Nothing to do yet but to be there; loads happen on demand."""
+        """Learns what upstreams have; loads happen on demand."""
+        await self.upstreams.start()
 
     async def preload(self, name: str) -> None:
         """Load a model (`vllama serve --model`). One that is a file can be asked for by its short name from then on.
@@ -147,6 +151,7 @@ class Service:
         self._draining = True
         if self._transfers is not None:
             await asyncio.to_thread(self._transfers.close)
+        await self.upstreams.stop()
         await self.residency.stop()
 
     @property
@@ -203,6 +208,10 @@ class Service:
                 lease.release()
                 return Instant("load")
             self._check_images(model, bool(request.images), request.debug_render_only)
+            if lease.engine.facts.takes_messages and not (request.raw or request.template):
+                chat = _unrendered(request, chat_of(turns(request, model), (), think))
+                job = _Job.of(request, options, num_ctx, "")
+                return await self._run(job, lease, began, load_ns, quiet=False, chat=chat)
             prompting = self.prompter.of(model, lease.engine.facts)
             prompt, left_out = await self._generate_prompt(request, model, prompting, lease.engine, num_ctx, think)
             if request.debug_render_only:
@@ -276,8 +285,11 @@ class Service:
                 return Instant("load")
             images = sum(len(m.images) for m in request.messages)
             self._check_images(model, images > 0, request.debug_render_only)
-            prompting = self.prompter.of(model, lease.engine.facts)
             messages = history(request, model)
+            if lease.engine.facts.takes_messages:
+                chat = _unrendered(request, chat_of(messages, request.tools, think))
+                return await self._run(_Job.of(request, options, num_ctx, ""), lease, began, load_ns, chat=chat)
+            prompting = self.prompter.of(model, lease.engine.facts)
             prompt, left_out = await self._fit(
                 messages, request.tools, prompting, lease.engine, num_ctx, think, request.truncate is not False
             )
@@ -369,6 +381,8 @@ class Service:
     def _check_images(self, model: Model, images: bool, render_only: bool) -> None:
         if images and not render_only:
             can = "vision" in model.capabilities
+            if can and model.remote is not None:
+                return
             error = RequestError(
                 "images are not supported by this engine yet" if can else "this model does not support images"
             )
@@ -452,6 +466,7 @@ class Service:
         context: ContextMaker | None = None,
         constrain_after: str = "",
         dropped_messages: int = 0,
+        chat: Chat | None = None,
     ) -> Reply:
         options = job.options
         try:
@@ -461,7 +476,8 @@ class Service:
             if constraint is not None and constrain_after:
                 constraint = replace(constraint, after=constrain_after)
             generation = Generation(
-                prompt=job.prompt,
+                prompt=job.prompt if chat is None else None,
+                chat=chat,
                 sampling=options.to_sampling(),
                 num_ctx=job.num_ctx,
                 num_predict=options.num_predict,
@@ -504,6 +520,15 @@ class Service:
             truncated_tokens=started.truncated_tokens,
             dropped_messages=dropped_messages,
         )
+
+
+def _unrendered(request: GenerateRequest | ChatRequest, chat: Chat) -> Chat:
+    """The conversation for a server that renders it. Raises `RequestError` for what needs the prompt's text or ids."""
+    if request.debug_render_only:
+        raise RequestError("this model's server renders prompts itself: they cannot be shown or counted")
+    if isinstance(request, GenerateRequest) and request.context:
+        raise RequestError("this model's server takes no context: send the conversation to /api/chat")
+    return chat
 
 
 async def _rendered(

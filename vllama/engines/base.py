@@ -190,6 +190,7 @@ class Remote:
     """A model of another server: its address (without /v1), the name that it has there, and the key, which is secret.
 
     `vllm` says that the server speaks vLLM's extensions. `context` is the model's length there in tokens, 0 if unknown.
+    `timeout_s` are the seconds that it may be silent.
     """
 
     url: str
@@ -197,6 +198,7 @@ class Remote:
     key: str = field(default="", repr=False)
     vllm: bool = False
     context: int = 0
+    timeout_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)

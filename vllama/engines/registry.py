@@ -13,8 +13,8 @@ Factory = Callable[[ModelSource, LoadOptions], Engine]
 
 @dataclass(frozen=True, slots=True)
 class EngineKind:
-    """One entry: how to make the engine, whether it can run here, which kinds of files it reads, and whether it takes
-    the memory that a file's weights need."""
+    """One entry: how to make the engine, whether it can run here, which kinds of files it reads, whether it takes
+    the memory that a file's weights need, and whether its models are another server's and load nothing here."""
 
     name: str
     title: str
@@ -22,6 +22,7 @@ class EngineKind:
     available: Callable[[], Reason]
     create: Factory
     takes_memory: bool = True
+    remote: bool = False
 
 
 def _llama_available() -> Reason:
@@ -60,9 +61,20 @@ def _vllm(source: ModelSource, options: LoadOptions) -> Engine:
     return VllmEngine(source, options)
 
 
+def _upstream_available() -> Reason:
+    return Reason(True, "serves the models of the setting `upstream` and of vllama.toml, and no others")
+
+
+def _upstream(source: ModelSource, options: LoadOptions) -> Engine:
+    from vllama.engines.upstream.engine import UpstreamEngine
+
+    return UpstreamEngine(source, options)
+
+
 KINDS = (
     EngineKind("llama", "llama.cpp", ("gguf",), _llama_available, _llama),
     EngineKind("vllm", "vLLM", ("safetensors",), _vllm_available, _vllm),
+    EngineKind("upstream", "upstream", ("remote",), _upstream_available, _upstream, False, remote=True),
     EngineKind("scripted", "scripted", ("gguf", "scripted"), _scripted_available, _scripted, False),
 )
 """In order of preference. The scripted engine comes last and is never chosen automatically."""

@@ -1,4 +1,4 @@
-"""All models that this machine can serve: of Ollama's store, of installed packages, of the Hugging Face cache."""
+"""All models that can be served: of Ollama's store, of installed packages, of the Hugging Face cache, of upstreams."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from vllama.models.hub.records import Records
 from vllama.models.model import Inspect, Model, ModelConfig
 from vllama.models.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, Name, parse_reference
 from vllama.models.overlay import CARRIED, Overlay, synthetic_digest
+from vllama.models.remote import RemoteModels
 from vllama.models.shards import read_model, weights_size
 from vllama.models.store import Store
 
@@ -25,6 +26,7 @@ class Library:
         self.store = Store(models_dir, inspect)
         self.overlay = overlay if isinstance(overlay, Overlay) else Overlay(CARRIED if overlay else ())
         self.hub = Records(models_dir, inspect)
+        self.remote = RemoteModels()
         self.overlay.inspect = self.inspect = inspect
         self._listed: tuple[tuple[list[Model], list[Model]], tuple[Model, ...]] = (([], []), ())
 
@@ -59,7 +61,7 @@ class Library:
 
     def find(self, name: Name) -> Model | None:
         """The model of a parsed name, None when there is none."""
-        return self.store.find(name) or self.overlay.find(name) or self.hub.find(name)
+        return self.store.find(name) or self.overlay.find(name) or self.hub.find(name) or self.remote.find(name)
 
     def models(self) -> list[Model]:
         """All models, newest first; one that `find` would not return is hidden by another of its name."""
@@ -70,6 +72,9 @@ class Library:
         stored, packaged = self.store.scan(), self.overlay.models()
         names = {model.name.key for model in packaged}
         carried = packaged + [m for m in self.hub.models() if m.name.key not in names]
+        if others := self.remote.listing:
+            names = {model.name.key for model in carried}
+            carried += [m for m in others if m.name.key not in names]
         before, listed = self._listed
         if before[0] is stored and before[1] == carried:
             return listed

@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vllama.errors import ModelLoadError, VllamaError
 from vllama.models.gguf import GGUFMetadata
 from vllama.models.gotext import human_number
 from vllama.models.names import Name
 from vllama.models.shards import read_model, weights_size
+
+if TYPE_CHECKING:
+    from vllama.models.remote import Place
 
 DEFAULT_TEMPLATE = "{{ .Prompt }}"
 """What a model without a template is prompted with."""
@@ -109,7 +112,8 @@ class Model:
     `template` is the Go TEMPLATE, None when the model has none; `chat_template` the GGUF's own Jinja
     template. `params` are the PARAMETERs as decoded JSON. `messages` are (role, content) pairs.
     `gguf` is None for a model whose weights are of another format or not here; of one in several files it is the
-    first. `directory` holds safetensors with their configuration and tokenizer.
+    first. `directory` holds safetensors with their configuration and tokenizer. `remote` says where a model is that
+    another server runs.
     """
 
     name: Name
@@ -127,7 +131,8 @@ class Model:
     adapters: tuple[Path, ...] = ()
     projector: Path | None = None
     parent: str = ""
-    origin: Literal["store", "package", "file", "hub"] = "store"
+    origin: Literal["store", "package", "file", "hub", "upstream"] = "store"
+    remote: Place | None = None
     inspect: Inspect | None = field(default=None, compare=False, repr=False)
 
     @property

@@ -52,7 +52,7 @@ def describe(
     if model.config.remote_model:
         reply["remote_model"] = model.config.remote_model
         reply["remote_host"] = model.config.remote_host
-    reply["model_info"] = _model_info(metadata, verbose) if metadata else {}
+    reply["model_info"] = _model_info(metadata, verbose) if metadata else _config_info(model)
     if metadata:
         reply["tensors"] = [
             {"name": t.name, "type": t.type_name, "shape": list(t.shape)}
@@ -141,6 +141,19 @@ def _model_info(metadata: GGUFMetadata, verbose: bool) -> dict[str, Any]:
             info[key] = value
     info["general.parameter_count"] = metadata.parameter_count
     return dict(sorted(info.items()))
+
+
+def _config_info(model: Model) -> dict[str, Any]:
+    """What is known of a model without a GGUF: clients look for its lengths under its architecture."""
+    config = model.config
+    if model.directory is None and model.remote is None:
+        return {}
+    architecture = config.family or "unknown"
+    info: dict[str, Any] = {"general.architecture": architecture}
+    for key, value in (("context_length", config.context_length), ("embedding_length", config.embedding_length)):
+        if value:
+            info[f"{architecture}.{key}"] = value
+    return info
 
 
 def _tensor_order(tensor: TensorInfo) -> tuple[int, str]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from vllama.engines.completions.client import Address, Client
-from vllama.errors import ConfigError, ServerError
+from vllama.errors import ServerError
 
 HEALTH_S = 10.0
 """Seconds that a deployment may take to list its models."""
@@ -42,21 +41,6 @@ def listed(reply: Any) -> tuple[Listed, ...]:
         for row in rows
         if isinstance(row, dict) and isinstance(row.get("id"), str) and row["id"]
     )
-
-
-def base_url(text: str) -> str:
-    """An address as settings have it, checked: http(s), no credentials, without /v1 and slashes at its end.
-
-    Raises `ConfigError`, which never shows what stands before an @.
-    """
-    parts = urlsplit(text.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError("upstream: an address begins with http:// or https:// and names a host")
-    if "@" in parts.netloc:
-        raise ConfigError("upstream: a key does not belong into the address; give it as VLLAMA_UPSTREAM_KEY")
-    if parts.query or parts.fragment:
-        raise ConfigError("upstream: the address ends with its path")
-    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"
 
 
 def _whole(value: Any) -> int:

@@ -42,7 +42,7 @@ class UpstreamEngine(CompletionsEngine):
     async def load(self, progress: Progress | None = None) -> None:
         """Asks for the model list. Raises `ModelLoadError` when nobody answers or the model is not there."""
         remote = self._remote
-        self._client = Client(Address(remote.url, remote.key, title="the upstream"))
+        self._client = Client(Address(remote.url, remote.key, read_s=remote.timeout_s, title="the upstream"))
         try:
             models = listed(await self._client.fetch("/v1/models", timeout=HEALTH_S))
         except VllamaError as error:
