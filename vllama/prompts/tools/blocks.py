@@ -24,9 +24,9 @@ _SPACE = re.compile(r"\s*")
 class Rule:
     """One way of writing calls.
 
-    `opening` begins one ("" for JSON without a marker, which is a call only at the start of the output or next to
-    another call, and only with the name of a known tool). `closing` may follow it. `trailing`: further texts that
-    belong to a call when they follow it.
+    `opening` begins one ("" for a call without a marker, which is one only where `first` stands at the start of the
+    output or next to another call, and only with the name of a known tool). `closing` may follow it. `trailing`:
+    further texts that belong to a call when they follow it.
     """
 
     opening: str
@@ -34,6 +34,7 @@ class Rule:
     read: Reader
     closing: str = ""
     trailing: tuple[str, ...] = ()
+    first: str = "{"
 
 
 class BlockParser:
@@ -63,7 +64,7 @@ class BlockParser:
     def __init__(self, tools: Sequence[Tool], rules: Sequence[Rule], dropped: tuple[str, ...] = ()) -> None:
         self._tools = {tool.function.name: tool for tool in tools}
         self._openers = {rule.opening: rule for rule in rules if rule.opening}
-        self._bare = next((rule for rule in rules if not rule.opening), None)
+        self._bare = {rule.first: rule for rule in rules if not rule.opening}
         self._dropped = dropped
         self._markers = (*self._openers, *dropped)
         # Longest first: one marker may begin another.
@@ -148,8 +149,8 @@ class BlockParser:
             rest = text[pos:]
             if any(marker.startswith(rest) for marker in markers):
                 return pos, False
-        if self._bare is not None and text[pos] == "{":
-            self._begin(self._bare, "")
+        if text[pos] in self._bare:
+            self._begin(self._bare[text[pos]], "")
             return pos, True
         out += self._space
         self._space.clear()
@@ -176,7 +177,7 @@ class BlockParser:
             if cut:
                 body = body[: len(body) - held(body, 0, (rule.closing,))]
         found = rule.read(body, self._tools)
-        if found is None or (rule is self._bare and any(call.name not in self._tools for call in found)):
+        if found is None or (not rule.opening and any(call.name not in self._tools for call in found)):
             out += [*self._space, raw]
             self._edge = self._after = False
         else:

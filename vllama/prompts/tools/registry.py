@@ -20,8 +20,11 @@ from vllama.prompts.tools import (
     harmony,
     hermes,
     kimi,
+    lfm2,
     llama3,
     mistral,
+    olmo,
+    pythonic,
     qwen3_coder,
 )
 from vllama.prompts.tools.blocks import BlockParser, Rule
@@ -169,6 +172,30 @@ FORMATS: tuple[Format, ...] = (
         rules=hermes.RULES,
         control=(hermes.OPEN, hermes.CLOSE),
         parsers=("qwen3", "qwen3-thinking", "qwen3-vl-instruct", "qwen3-vl-thinking"),
+    ),
+    Format(
+        "olmo3",
+        "allenai/Olmo-3-7B-Instruct",
+        marks=(olmo.OPEN,),
+        rules=olmo.RULES,
+        control=(olmo.OPEN, olmo.CLOSE),
+        parsers=("olmo3", "olmo3-think"),
+    ),
+    Format(
+        "lfm2",
+        "LiquidAI/LFM2-1.2B",
+        marks=(lfm2.OPEN, "<|tool_list_start|>"),
+        rules=lfm2.RULES,
+        control=(lfm2.OPEN, lfm2.CLOSE),
+        parsers=("lfm2", "lfm2-thinking"),
+        go=True,
+    ),
+    Format(
+        "pythonic",
+        "meta-llama/Llama-4-Scout-17B-16E-Instruct",
+        marks=(pythonic.OPEN, "[func_name1(params_name1="),
+        rules=pythonic.RULES,
+        control=(pythonic.OPEN, pythonic.CLOSE),
     ),
     Format(
         "llama3",
