@@ -133,27 +133,11 @@ class Gateway(FastAPI):
             await send_error(answer, BY_API[path.api](INTERNAL))
 
     def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document, made from the route table."""
+        """The OpenAPI document, made on its first use."""
         if self.openapi_schema is None:
-            paths: dict[str, dict[str, Any]] = {}
-            for route in self.table.routes:
-                operation: dict[str, Any] = {
-                    "summary": route.summary,
-                    "tags": [route.api],
-                    "responses": {"200": {"description": "OK"}},
-                }
-                if route.path.endswith("}"):
-                    name = route.path[route.path.rindex("{") + 1 : -1]
-                    operation["parameters"] = [
-                        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-                    ]
-                for method in route.methods:
-                    paths.setdefault(route.path, {})[method.lower()] = operation
-            self.openapi_schema = {
-                "openapi": self.openapi_version,
-                "info": {"title": self.title, "version": self.version, "summary": self.summary},
-                "paths": paths,
-            }
+            from vllama.api.openapi.document import document
+
+            self.openapi_schema = document(self.table.routes)
         return self.openapi_schema
 
 

@@ -19,7 +19,7 @@ _KIND_OF_ITEM = nameless(
 )
 _KIND_OF_PART = nameless('struct { Type string "json:\\"type\\"" }', {"type": STRING})
 
-_PARTS: dict[str, Struct] = {
+PARTS: dict[str, Struct] = {
     "input_text": Struct("openai.ResponsesTextContent", {"type": STRING, "text": STRING}),
     "output_text": Struct("openai.ResponsesOutputTextContent", {"type": STRING, "text": STRING}),
     "input_image": Struct(
@@ -40,7 +40,7 @@ class Parts(GoType):
             return [{"type": "input_text", "text": value}]
         if type(value) is not list:
             raise Odd
-        return [_fast(part, _PARTS, part.get("type") if type(part) is dict else None) for part in value]
+        return [_fast(part, PARTS, part.get("type") if type(part) is dict else None) for part in value]
 
     def decode(self, decoder: Decoder, node: Node, old: Any) -> Any:
         if node is None or (isinstance(node, str) and not isinstance(node, Number)):
@@ -52,16 +52,16 @@ class Parts(GoType):
     def _part(self, index: int, node: Node) -> dict[str, Any]:
         try:
             kind = Decoder().run(_KIND_OF_PART, node).get("type", "")
-            if kind not in _PARTS:
+            if kind not in PARTS:
                 raise DecodeError(f"unknown content type: {kind}")
-            return {**Decoder().run(_PARTS[kind], node), "type": kind}
+            return {**Decoder().run(PARTS[kind], node), "type": kind}
         except DecodeError as error:
             raise DecodeError(f"{self.name}[{index}]: {error.text}") from None
 
 
 _SUMMARY = Slice(Struct("openai.ResponsesReasoningSummary", {"type": STRING, "text": STRING}))
 _ACTION = Pointer(Struct("openai.ResponsesWebSearchAction", {"type": STRING, "query": STRING}))
-_ITEMS: dict[str, Struct] = {
+ITEMS: dict[str, Struct] = {
     "message": Struct("openai.ResponsesInputMessage", {"type": STRING, "role": STRING, "content": Parts("content")}),
     "function_call": Struct(
         "openai.ResponsesFunctionCall",
@@ -90,7 +90,7 @@ class Input(GoType):
             return value
         if type(value) is not list:
             raise Odd
-        return [_fast(item, _ITEMS, _kind(item) if type(item) is dict else None) for item in value]
+        return [_fast(item, ITEMS, _kind(item) if type(item) is dict else None) for item in value]
 
     def decode(self, decoder: Decoder, node: Node, old: Any) -> Any:
         if node is None or (isinstance(node, str) and not isinstance(node, Number)):
@@ -104,9 +104,9 @@ class Input(GoType):
             kind = _kind(Decoder().run(_KIND_OF_ITEM, node))
             if not kind:
                 raise DecodeError("input item missing required 'type' field")
-            if kind not in _ITEMS:
+            if kind not in ITEMS:
                 raise DecodeError(f"unknown input item type: {quote(kind)}")
-            return {**Decoder().run(_ITEMS[kind], node), "type": kind}
+            return {**Decoder().run(ITEMS[kind], node), "type": kind}
         except DecodeError as error:
             raise DecodeError(f"input[{index}]: {error.text}") from None
 
