@@ -274,14 +274,19 @@ def _cpu_model() -> str:
 
 def scrub(text: str, root: Path) -> str:
     """Replace the places of this machine in a command line or message by what they are, longest first."""
-    places = {
-        str(root): ".",
-        sys.prefix: "$VENV",
-        sys.base_prefix: "$PYTHON",
-        tempfile.gettempdir(): "$TMP",
-        str(Path.home()): "~",
+    named = {
+        root: ".",
+        Path(sys.prefix): "$VENV",
+        Path(sys.base_prefix): "$PYTHON",
+        Path(tempfile.gettempdir()): "$TMP",
+        Path.home(): "~",
+    }
+    # A program may print where a link leads.
+    places = {str(place.resolve()): name for place, name in named.items()} | {
+        str(place): name for place, name in named.items()
     }
     for place in sorted(places, key=len, reverse=True):
         if len(place) > 1:
-            text = re.sub(re.escape(place) + r"(?=/|$|[\s\"',:=])", places[place], text)
+            # Not inside a longer name; a full stop may end a sentence or begin a suffix.
+            text = re.sub(re.escape(place) + r"(?![\w-]|\.\w)", places[place], text)
     return text

@@ -6,7 +6,7 @@
         slots.jsonl         one line per slot: order, times, memory, CPU, machine probes
         requests.jsonl      one line per request, failures included
         scores.jsonl        what the raw engine says of a sample of the answers, token by token
-        server/*.log        what the servers printed (not committed)
+        server/*.log.gz     what the servers printed (`server_logs`)
 
 Times are ns on one monotonic clock; `t_*` of a request are relative to its slot's start. Files carry the schema's
 version; readers refuse others. Fields that came later have defaults and are left out of a line that does not use
@@ -184,7 +184,8 @@ class Writer:
             yield
         except OSError as error:
             raise CannotWrite(
-                f"cannot write to {self.folder}: {error.strerror or error}; what was written before is kept"
+                f"cannot write to {self.folder}: {error.strerror or error}; what was written before is kept: "
+                f"make room, then go on with `python -m vllama.bench run --resume {self.folder}`"
             ) from error
 
     def write(self, name: str, content: dict[str, Any]) -> None:

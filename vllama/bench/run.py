@@ -17,7 +17,7 @@ from pathlib import Path
 
 import filelock
 
-from vllama.bench import probe
+from vllama.bench import probe, server_logs
 from vllama.bench.observer import Nobody, Observer
 from vllama.bench.plan import ModelFile, Plan
 from vllama.bench.results import Run, Writer, read_run
@@ -123,6 +123,8 @@ async def _measure(
             return await Runner(plan, setup, systems, missing, writer, say, observer, earlier, budget).run()
         finally:
             writer.close()
+            if left := server_logs.seal(setup.logs, root):
+                observer.said(f"not compressed, with this machine's paths in them: {', '.join(map(str, left))}")
 
 
 def make_setup(plan: Plan, root: Path, scratch: Path, logs: Path, gguf: Path | None, sha256: str) -> Setup:

@@ -350,7 +350,7 @@ class Runner:
         self.writer.add(slot, samples)
         self._remember(slot, samples)
         self.observer.slot_finished(slot, samples)
-        if slot.error and taking.lived and not system.pids():
+        if slot.error and system.died:
             await self._restart(key)
         if key in self.systems:
             await self._sleep(key)
@@ -408,7 +408,9 @@ class Runner:
         self._wake(key)
         if self._sleeps(key) == "stopped" and not self.systems[key].pids():
             return await self._start(key, "did not start again")
-        return True
+        if self.systems[key].died:  # between its slots: nobody saw it, and no slot is lost by it
+            await self._restart(key)
+        return key in self.systems
 
     async def _score_all(self) -> None:
         """Needs the records of the whole run, those of its earlier parts included."""

@@ -49,7 +49,6 @@ class Taking:
         self.key = key
         self.cannot = ""
         self.error = ""
-        self.lived = bool(systems[key].pids())
         self._plan = plan
         self._index, self._block, self._place = place
         self._system = systems[key]
@@ -111,6 +110,8 @@ class Taking:
                 sample.index += len(samples)
             samples += found
             extra |= outcome.extra
+        for sample in samples:
+            sample.error = clean(sample.error)
         failed = [sample.error or "no text" for sample in samples if sample.failed]
         error = clean(self.error or (failed[0] if failed else ""))
         sums, cell, ticks = self._sums, self.cell, probe.Ticks.spent(self._ticks)

@@ -134,6 +134,11 @@ class System(ABC):
         """The living processes of the system, the root first."""
         return self._kept.pids() if self._kept is not None else []
 
+    @property
+    def died(self) -> bool:
+        """Whether it was started here, not stopped, and all of its processes are gone."""
+        return self._kept is not None and not self._kept.pids()
+
     def cpu_seconds(self) -> float:
         """CPU-seconds of the whole process tree since the start, processes that ended included."""
         if self._kept is None:

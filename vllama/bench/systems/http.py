@@ -122,7 +122,9 @@ class HttpSystem(System):
         await self._until(self._accepts, "accept connections")
         self.boot = dataclasses.replace(self.boot, accepts=time.monotonic_ns())
         if not probe.listens(self.pids(), self.port):
-            raise SystemFailed(f"{self.title}: port {self.port} belongs to another process")
+            raise SystemFailed(
+                f"{self.title}: port {self.port} belongs to another process: somebody took it first; run it again"
+            )
         await self._until(self._prepared, "take the model")
         self.boot = dataclasses.replace(self.boot, prepared=time.monotonic_ns())
         await self._until(self._answers, "give the golden answer")
