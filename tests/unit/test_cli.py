@@ -287,7 +287,8 @@ def test_list(fake: Fake, capsys: pytest.CaptureFixture) -> None:
     ]
     fake.replies["/api/tags"] = (200, json.dumps({"models": models}))
     assert vllama("list") == 0
-    assert capsys.readouterr().out.splitlines() == [
+    out = capsys.readouterr().out
+    assert [line.rstrip() for line in out.splitlines()] == [
         "NAME            ID              SIZE      MODIFIED",
         "long-name:7b    0123456789ab    4.7 GB    2 weeks ago",
         "a:latest        0123456789ab    45 MB     2 weeks ago",
@@ -308,7 +309,8 @@ def test_ps(fake: Fake, capsys: pytest.CaptureFixture) -> None:
     ]
     fake.replies["/api/ps"] = (200, json.dumps({"models": models}))
     assert vllama("ps") == 0
-    assert capsys.readouterr().out.splitlines() == [
+    out = capsys.readouterr().out
+    assert [line.rstrip() for line in out.splitlines()] == [
         "NAME    ID              SIZE    PROCESSOR          CONTEXT    UNTIL",
         "a       0123456789ab    2 GB    100% CPU           4096       4 minutes from now",
         "b       0123456789ab    2 GB    100% GPU           4096       Forever",
@@ -335,7 +337,10 @@ SHOWN = {
 def test_show(fake: Fake, capsys: pytest.CaptureFixture) -> None:
     fake.replies["/api/show"] = (200, json.dumps(SHOWN))
     assert vllama("show", "m") == 0
-    assert capsys.readouterr().out == (
+    shown = capsys.readouterr().out
+    # Each line of a table is as long as the others, as Ollama pads them.
+    assert len({len(line) for line in shown.splitlines()[1:6]}) == 1
+    assert "".join(line.rstrip() + "\n" for line in shown.splitlines()) == (
         "  Model\n"
         "    architecture        llama\n"
         "    parameters          134.52M\n"
@@ -361,7 +366,7 @@ def test_show(fake: Fake, capsys: pytest.CaptureFixture) -> None:
         "\n"
     )
     assert vllama("show", "--system", "m") == 0
-    assert capsys.readouterr().out == "Be kind.\n\nBe brief.\nBe quick.\n"
+    assert capsys.readouterr().out == "Be kind.\n\nBe brief.\nBe quick."  # not on a terminal: the text alone
     assert fake.sent("/api/show") == {"model": "m", "verbose": False}
 
 

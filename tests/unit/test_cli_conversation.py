@@ -1,5 +1,6 @@
 """The interactive prompt's conversation and its slash commands, with a client that only remembers."""
 
+import base64
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from vllama.cli import repl
-from vllama.cli.conversation import Conversation, read_parameter
+from vllama.cli.conversation import Conversation
+from vllama.cli.parameters import read_parameter
 from vllama.cli.run import Question
 from vllama.config import Settings
 from vllama.errors import ModelNotFound, VllamaError
@@ -22,6 +24,9 @@ class Recorder:
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.items: list[dict[str, Any] | BaseException] = []
+        self.capabilities = ["completion"]
+        self.messages: list[dict[str, Any]] = []
+        self.missing = False
 
     def stream(self, path: str, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
         self.asked.append((path, body))
@@ -31,11 +36,14 @@ class Recorder:
             yield item
 
     def get(self, path: str) -> dict[str, Any]:
-        return {"models": [{"name": "a:latest"}]}
+        return {"models": [{"name": "a:latest", "digest": "0" * 64, "size": 1000}]}
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         self.asked.append((path, body))
-        return {"parameters": "top_k 4", "system": "Be kind.", "license": "", "details": {"family": "llama"}}
+        if self.missing:
+            raise ModelNotFound(f"model '{body['model']}' not found")
+        shown = {"parameters": "top_k 4", "system": "Be kind.", "license": "", "details": {"family": "llama"}}
+        return shown | {"capabilities": self.capabilities, "messages": self.messages}
 
 
 def piece(text: str) -> dict[str, Any]:
@@ -122,13 +130,20 @@ def test_commands_that_print(talk: Conversation, client: Recorder, capsys: pytes
 
     assert "/set" in said("/?")
     assert "Ctrl + c" in said("/? shortcuts")
-    assert "parameter NAME" in said("/set")
-    assert "/show info" in said("/show nonsense")
+    assert "/set parameter ..." in said("/set")
+    assert said("/set nonsense") == "Unknown command '/set nonsense'. Type /? for help\n"
+    assert "num_predict <int>" in said("/set parameter")
+    assert said("/set parameter heat 1") == "Couldn't set parameter: \"unknown parameter 'heat'\"\n"
+    assert said("/set format") == "Invalid or missing format. For 'json' mode use '/set format json'\n"
+    assert said("/show nonsense") == "Unknown command '/show nonsense'. Type /? for help\n"
+    assert "/show info" in said("/show")
+    assert said("/load") == "Usage:\n  /load <modelname>\n"
+    assert said("/save a b") == "Usage:\n  /save <modelname>\n"
     assert said("/nonsense") == "Unknown command '/nonsense'. Type /? for help\n"
     assert said("/show system") == "Be kind.\n"
-    assert said("/show license") == "The model has no license.\n"
+    assert said("/show license") == "No license was specified for this model.\n"
     assert "architecture    llama" in said("/show info")
-    assert said("/list") == "a:latest\n"
+    assert said("/list").splitlines()[1].split() == ["a:latest", "0" * 12, "1", "KB", "Never"]
     talk.enter("/set parameter top_k 9")
     assert "top_k" in said("/show parameters")
     assert talk.enter("   ")
@@ -148,10 +163,69 @@ def test_load_and_save(talk: Conversation, client: Recorder, capsys: pytest.Capt
     talk.enter("/load other")
     assert client.asked[-1] == ("/api/generate", {"model": "other"})
     assert (talk.question.model, talk.messages) == ("other", [])
-    client.items = [ModelNotFound("model 'absent' not found")]
+    client.missing = True
     talk.enter("/load absent")
     assert talk.question.model == "other"
-    assert "Error: model 'absent' not found" in capsys.readouterr().out
+    assert "Couldn't find model 'absent'" in capsys.readouterr().out
+
+
+def test_a_saved_conversation_is_shown_and_saved_again(
+    talk: Conversation, client: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+    talk.load("kept")
+    assert capsys.readouterr().out == ">>> Hi\nHello.\n"
+    client.items = [piece("Fine.")]
+    talk.enter("How are you?")
+    # The server puts the model's own messages before these.
+    assert client.asked[-1][1]["messages"] == [{"role": "user", "content": "How are you?"}]
+    talk.enter("/save again")
+    contents = [message["content"] for message in client.asked[-1][1]["messages"]]
+    assert contents == ["Hi", "Hello.", "How are you?", "Fine."]
+
+
+def test_a_model_of_embeddings_does_not_converse(talk: Conversation, client: Recorder) -> None:
+    client.capabilities = ["embedding"]
+    with pytest.raises(VllamaError, match='vllama run e "TEXT" prints one'):
+        talk.load("e")
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
+
+
+def test_images_are_sent_by_their_paths(
+    talk: Conversation, client: Recorder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.capabilities, client.items = ["completion", "vision"], [piece("A tide.")]
+    talk.load("m")
+    image = tmp_path / "two words.png"
+    image.write_bytes(PNG)
+    written = str(image).replace(" ", "\\ ")
+    talk.enter(f"{written} What is this?")
+    asked = client.asked[-1][1]["messages"][0]
+    assert (asked["content"], base64.b64decode(asked["images"][0])) == ("What is this?", PNG)
+    assert capsys.readouterr().err == f"Added image '{image}'\n"
+    talk.enter(f"And '{written}'?")
+    assert client.asked[-1][1]["messages"][-1]["content"] == "And ?"
+    talk.enter("/?")
+    assert "/path/to/file" in capsys.readouterr().out
+
+
+def test_images_are_refused_without_vision(
+    talk: Conversation, client: Recorder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "a.png"
+    image.write_bytes(PNG)
+    talk.enter(f"What is {image}?")
+    assert client.asked == []
+    assert capsys.readouterr().out == f"Error: m has no vision: it cannot take {image}. Nothing was sent\n"
+    image.write_bytes(b"not an image")
+    talk.enter(str(image))
+    assert "is no JPEG, PNG, WebP or WAV file" in capsys.readouterr().out
+    # A path of nothing is text, and a command is one although its word is longer.
+    client.items = [piece("No.")]
+    talk.enter("Is there a ./nosuch.png?")
+    assert client.asked[-1][1]["messages"][-1] == {"role": "user", "content": "Is there a ./nosuch.png?"}
 
 
 @pytest.mark.parametrize(
@@ -203,7 +277,7 @@ def test_a_session(typed: Any, client: Recorder, data_home: Path, capsys: pytest
     client.items = [piece("Hello.")]
     typed.send_text('Hi\r"""two\rlines"""\r/set nohistory\rsecret\r/bye\r')
     assert repl.converse(client, Question("m", ""), Settings()) == 0  # type: ignore[arg-type]
-    assert client.asked[0] == ("/api/generate", {"model": "m"})
+    assert client.asked[:2] == [("/api/show", {"model": "m"}), ("/api/generate", {"model": "m"})]
     users = [m["content"] for m in client.asked[-1][1]["messages"] if m["role"] == "user"]
     assert users == ["Hi", "two\nlines", "secret"]
     kept = (data_home / "history").read_text()
@@ -214,8 +288,8 @@ def test_a_session(typed: Any, client: Recorder, data_home: Path, capsys: pytest
 def test_ctrl_c_at_the_prompt_goes_on_and_ctrl_d_leaves(
     typed: Any, client: Recorder, data_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    typed.send_text("half\x03\x04")
+    typed.send_text("half\x03\x03\x04")
     assert repl.converse(client, Question("m", ""), Settings(nohistory=True)) == 0  # type: ignore[arg-type]
     assert "Use Ctrl + d or /bye to exit." in capsys.readouterr().out
-    assert [path for path, _ in client.asked] == ["/api/generate"]
+    assert [path for path, _ in client.asked] == ["/api/show", "/api/generate"]
     assert not (data_home / "history").exists()

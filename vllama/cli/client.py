@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import sys
 from collections.abc import Generator, Iterator
 from types import TracebackType
@@ -32,7 +33,9 @@ class Client:
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
         try:
             # A proxy from the environment is for other machines, never for this one.
-            self._http = httpx.Client(base_url=target.url, timeout=timeout, trust_env=not target.is_loopback)
+            self._http = httpx.Client(
+                base_url=target.url, timeout=timeout, trust_env=not target.is_loopback, verify=_tls(target)
+            )
         except (httpx.InvalidURL, ValueError) as error:
             raise ServerError(f"{target.url!r} is no address of a server: {error}") from None
 
@@ -117,11 +120,20 @@ def serves_vllama(host: Host) -> str:
     try:
         # Only the head: another program's body may be of any length.
         with httpx.stream(
-            "GET", f"{target.url}/api/version", timeout=PROBE_TIMEOUT_S, trust_env=not target.is_loopback
+            "GET",
+            f"{target.url}/api/version",
+            timeout=PROBE_TIMEOUT_S,
+            trust_env=not target.is_loopback,
+            verify=_tls(target),
         ) as response:
             return str(response.headers.get(VERSION_HEADER, ""))
     except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return ""
+
+
+def _tls(host: Host) -> ssl.SSLContext | bool:
+    """httpx reads all certificate authorities for every client, also where no TLS is spoken: not for those."""
+    return True if host.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _object(text: bytes, url: str) -> dict[str, Any]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import shutil
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from vllama.cli.table import width
+from vllama.cli.table import width as cells
+
+if TYPE_CHECKING:
+    from vllama.cli.markdown import MarkdownPrinter
 
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _GREY, _PLAIN = "\x1b[90m", "\x1b[0m"
@@ -85,6 +89,11 @@ class Printer:
         """Print what takes no room: colours."""
         self._out.write(text)
 
+    def close(self) -> None:
+        """Ends the line."""
+        if not self.ended_line:
+            self.write("\n")
+
     def _wrapped(self, text: str) -> str:
         out = []
         for part in _WORDS.findall(text):
@@ -93,7 +102,7 @@ class Printer:
                 out.append(part)
             elif part.isspace():
                 self._word = ""
-                self._column += width(part)
+                self._column += cells(part)
                 out.append(part)
             else:
                 out.append(self._placed(part))
@@ -101,10 +110,10 @@ class Printer:
 
     def _placed(self, part: str) -> str:
         """A word or the next part of one; if it does not fit, what was printed of the word is wiped and moved down."""
-        printed = width(self._word)
+        printed = cells(self._word)
         self._word += part
-        self._column += width(part)
-        whole = width(self._word)
+        self._column += cells(part)
+        whole = cells(self._word)
         if self._column <= self._columns or whole > self._columns:
             return part
         self._column = whole
@@ -113,12 +122,21 @@ class Printer:
 
 
 class AnswerView:
-    """Shows the pieces of one answer: thoughts first (grey on a terminal, or hidden), then content."""
+    """Shows the pieces of one answer: thoughts first (grey on a terminal, or hidden), then content.
 
-    def __init__(self, *, word_wrap: bool, hide_thinking: bool) -> None:
+    With `markdown` the content is laid out, on a terminal only: what is piped on stays as the model wrote it.
+    """
+
+    def __init__(self, *, word_wrap: bool, hide_thinking: bool, markdown: bool = False) -> None:
         self.terminal = sys.stdout.isatty()
-        columns = shutil.get_terminal_size().columns - 1 if self.terminal and word_wrap else 0
-        self._printer = Printer(sys.stdout, columns=columns)
+        self._coloured = self.terminal and not os.environ.get("NO_COLOR")
+        width = shutil.get_terminal_size().columns - 1
+        self._printer = Printer(sys.stdout, columns=width if self.terminal and word_wrap else 0)
+        self._content: Printer | MarkdownPrinter = self._printer
+        if markdown and self.terminal:
+            from vllama.cli.markdown import MarkdownPrinter
+
+            self._content = MarkdownPrinter(sys.stdout, columns=width)
         self._hide = hide_thinking
         self._thinking = False
         self._any = False
@@ -134,10 +152,11 @@ class AnswerView:
             self._any = True
         if content:
             self._end_thinking()
-            self._printer.write(content)
+            self._content.write(content)
             self._any = True
         for call in tool_calls or ():
             self._end_thinking()
+            self._content.close()
             function = call.get("function", {})
             self._printer.write(f"{function.get('name')}({function.get('arguments')})\n")
             self._any = True
@@ -145,9 +164,9 @@ class AnswerView:
     def end(self) -> None:
         """Finish the line; a blank one below it on a terminal."""
         self._end_thinking()
-        if self._any and not self._printer.ended_line:
-            self._printer.write("\n")
-        if self.terminal:
+        if self._any:
+            self._content.close()
+        if self.terminal and self._content is self._printer:  # a laid-out block has its blank line already
             self._printer.write("\n")
 
     def _end_thinking(self) -> None:
@@ -158,5 +177,5 @@ class AnswerView:
             self._printer.write("...done thinking.\n\n")
 
     def _colour(self, code: str) -> None:
-        if self.terminal:
+        if self._coloured:
             self._printer.raw(code)

@@ -11,7 +11,7 @@ from typing import Any
 from vllama.cli import reach
 from vllama.cli.client import Client
 from vllama.cli.console import spinning
-from vllama.cli.conversation import read_parameter
+from vllama.cli.parameters import read_parameter
 from vllama.errors import ConfigError, NotFoundError, VllamaError
 
 _CHUNK = 1 << 20

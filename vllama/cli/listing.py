@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from vllama.cli import humanize, reach
+from vllama.cli.ollama_table import table
 from vllama.cli.table import print_columns, print_json
 from vllama.config import Settings
 
@@ -16,24 +18,28 @@ def list_models(prefix: str, host: str | None, as_json: bool) -> None:
     """NAME ID SIZE MODIFIED of every model whose name begins with the prefix."""
     with reach.server(host, needs_own_files=False) as client:
         models = client.get("/api/tags").get("models") or []
-    wanted = [model for model in models if model["name"].lower().startswith(prefix.lower())]
     if as_json:
-        print_json({"models": wanted})
-        return
+        print_json({"models": _wanted(models, prefix)})
+    else:
+        print("\n".join(model_rows(models, prefix)))
+
+
+def model_rows(models: Sequence[dict[str, Any]], prefix: str = "") -> list[str]:
+    """The lines of `list` for the models of /api/tags."""
     rows = []
-    for model in wanted:
+    for model in _wanted(models, prefix):
         modified = humanize.when(humanize.moment(model.get("modified_at", "")))
-        size = humanize.size(model["size"]) if model.get("size") else "-"
+        size = "-" if model.get("remote_model") else humanize.size(model.get("size", 0))
         rows.append((model["name"], model["digest"][:ID_DIGITS], size, modified))
-    print_columns(("NAME", "ID", "SIZE", "MODIFIED"), rows)
+    return table(rows, ("NAME", "ID", "SIZE", "MODIFIED"))
 
 
-def list_loaded(host: str | None, as_json: bool) -> None:
-    """NAME ID SIZE PROCESSOR CONTEXT UNTIL of every loaded model."""
+def list_loaded(prefix: str, host: str | None, as_json: bool) -> None:
+    """NAME ID SIZE PROCESSOR CONTEXT UNTIL of every loaded model whose name begins with the prefix."""
     with reach.running(host) as client:
-        answer = client.get("/api/ps")
+        models = _wanted(client.get("/api/ps").get("models") or [], prefix)
     if as_json:
-        print_json(answer)
+        print_json({"models": models})
         return
     rows = [
         (
@@ -44,9 +50,13 @@ def list_loaded(host: str | None, as_json: bool) -> None:
             str(model.get("context_length", "")),
             until(model),
         )
-        for model in answer.get("models") or []
+        for model in models
     ]
-    print_columns(("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows)
+    print("\n".join(table(rows, ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"))))
+
+
+def _wanted(models: Sequence[dict[str, Any]], prefix: str) -> list[dict[str, Any]]:
+    return [model for model in models if model["name"].lower().startswith(prefix.lower())]
 
 
 def processor(size: int, on_gpu: int) -> str:

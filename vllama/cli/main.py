@@ -71,6 +71,12 @@ def serve(
     max_queue: Annotated[int | None, typer.Option(metavar="N", help="Requests that may wait.")] = None,
     context_length: Annotated[int | None, typer.Option(metavar="N", help="Default context in tokens.")] = None,
     num_thread: Annotated[int | None, typer.Option(metavar="N", help="Threads that compute.")] = None,
+    upstream: Annotated[
+        str | None, typer.Option(metavar="URL", help="Offer the models of this OpenAI-compatible server too.")
+    ] = None,
+    vllm_arg: Annotated[
+        list[str] | None, typer.Option("--vllm-arg", metavar="ARG", help="Add to vLLM's command line; repeatable.")
+    ] = None,
     origins: Annotated[str | None, typer.Option(metavar="LIST", help="Web origins that may call too.")] = None,
     models_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="The model store.")] = None,
     config: ConfigOption = None,
@@ -91,6 +97,8 @@ def serve(
         "max_queue": max_queue,
         "context_length": context_length,
         "num_thread": num_thread,
+        "upstream": upstream,
+        "vllm_args": " ".join(vllm_arg) if vllm_arg else None,
         "origins": origins,
         "models_dir": models_dir,
     }
@@ -122,6 +130,11 @@ def run(
     ] = "",
     hidethinking: Annotated[bool, typer.Option("--hidethinking", help="Do not print thoughts.")] = False,
     nowordwrap: Annotated[bool, typer.Option("--nowordwrap", help="Do not wrap at the terminal's width.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Lay the answer out as Markdown.")] = False,
+    truncate: Annotated[
+        bool | None, typer.Option("--truncate/--no-truncate", help="Embeddings: cut a text that is too long.")
+    ] = None,
+    dimensions: Annotated[int, typer.Option(metavar="N", min=0, help="Embeddings: so many numbers.")] = 0,
     engine: Annotated[str | None, typer.Option(metavar="NAME", help="Run on this engine, in a private server.")] = None,
     insecure: InsecureOption = False,
     settings: SetOption = None,
@@ -144,6 +157,9 @@ def run(
         hide_thinking=hidethinking,
         word_wrap=not nowordwrap,
         insecure=insecure,
+        markdown=markdown,
+        truncate=truncate,
+        dimensions=dimensions,
     )
     raise typer.Exit(run_model(question, host, {"engine": engine}, settings))
 
@@ -223,11 +239,17 @@ app.command("ls", hidden=True)(list_)
 
 
 @app.command()
-def ps(host: HostOption = None, as_json: JsonOption = False) -> None:
+def ps(
+    prefix: Annotated[
+        str, typer.Argument(metavar="[PREFIX]", help="Only names that begin so.", show_default=False)
+    ] = "",
+    host: HostOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """List the models that are loaded."""
     from vllama.cli.listing import list_loaded
 
-    list_loaded(host, as_json)
+    list_loaded(prefix, host, as_json)
 
 
 @app.command()
@@ -297,6 +319,39 @@ def rm(
     from vllama.cli.manage import remove_models
 
     remove_models(models, host)
+
+
+@app.command()
+def logs(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print what comes, until Ctrl+C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", metavar="N", min=0, help="How many of the last lines.")] = 200,
+    settings: SetOption = None,
+) -> None:
+    """Print the log of the server on this machine."""
+    from vllama.cli import options
+    from vllama.cli.logs import print_log
+
+    print_log(options.settings({}, settings), lines, follow)
+
+
+@app.command()
+def completion(
+    shell: Annotated[str, typer.Argument(metavar="bash|zsh|fish", help="The shell.", show_default=False)],
+) -> None:
+    """Print a shell's completion script: eval "$(vllama completion bash)"."""
+    from vllama.cli.completion import print_script
+
+    print_script(shell)
+
+
+@app.command(
+    hidden=True, context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False
+)
+def complete(words: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """What the last of the words may become; the scripts of `completion` ask this."""
+    from vllama.cli.completion import print_candidates
+
+    print_candidates(words or [])
 
 
 @app.command()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from vllama.cli.client import Client
 from vllama.cli.conversation import Conversation
@@ -37,18 +39,33 @@ def converse(client: Client, question: Question, settings: Settings) -> int:
     """Load the model, then ask and answer until /bye or Ctrl+D; returns the exit status."""
     conversation = Conversation(client, question)
     with_pull(client, question.model, question.insecure, lambda: conversation.load(question.model))
-    session: PromptSession[str] = PromptSession(history=_history(settings, conversation))
+    session: PromptSession[str] = PromptSession(history=_history(settings, conversation), key_bindings=_keys())
     while True:
         try:
             text = _read(session)
         except KeyboardInterrupt:
-            print("\nUse Ctrl + d or /bye to exit.\n")
+            # Ctrl+C drops what was typed so far; who typed nothing wants to leave.
+            if not session.default_buffer.text:
+                print("\nUse Ctrl + d or /bye to exit.")
             continue
         except EOFError:
             print()
             return 0
         if not conversation.enter(text):
             return 0
+
+
+def _keys() -> KeyBindings:
+    """Ctrl+G writes the message in an editor, as in Ollama: OLLAMA_EDITOR, else VISUAL or EDITOR."""
+    keys = KeyBindings()
+
+    @keys.add("c-g")
+    def edit(event: KeyPressEvent) -> None:
+        if editor := os.environ.get("OLLAMA_EDITOR"):
+            os.environ["VISUAL"] = editor  # where prompt_toolkit looks
+        event.current_buffer.open_in_editor()
+
+    return keys
 
 
 def _read(session: PromptSession[str]) -> str:

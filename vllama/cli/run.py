@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import sys
@@ -10,15 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllama.cli import humanize, options, reach
+from vllama.cli.attachments import attached, named
 from vllama.cli.client import Client
 from vllama.cli.console import AnswerView, spinning
 from vllama.cli.transfer import with_pull
-from vllama.errors import ConfigError
+from vllama.errors import ConfigError, ServerError, VllamaError
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What the command line asked. `format`, `keep_alive` and `think` are the request's fields, None for unset."""
+    """What the command line asked. `format`, `keep_alive` and `think` are the request's fields, None for unset.
+
+    `truncate` and `dimensions` (0 for all) are for models that make embeddings.
+    """
 
     model: str
     prompt: str
@@ -29,6 +34,9 @@ class Question:
     hide_thinking: bool = False
     word_wrap: bool = True
     insecure: bool = False
+    markdown: bool = False
+    truncate: bool | None = None
+    dimensions: int = 0
 
     def body(self) -> dict[str, Any]:
         """The fields that generate and chat have in common."""
@@ -61,16 +69,52 @@ def run_model(
 
 
 def _ask(client: Client, question: Question, prompt: str) -> None:
-    view = AnswerView(word_wrap=question.word_wrap, hide_thinking=question.hide_thinking)
+    """One answer, or one embedding from a model that makes those."""
+    if question.truncate is not None or question.dimensions:
+        _embed(client, question, prompt)
+        return
+    try:
+        _generate(client, question, prompt)
+    except VllamaError as error:
+        # What a model can do is asked only now: for nearly every prompt that would be a request too many.
+        if not error.text.endswith("does not support generate"):
+            raise
+        if "embedding" not in (client.post("/api/show", {"model": question.model}).get("capabilities") or ()):
+            raise
+        _embed(client, question, prompt)
+
+
+def _generate(client: Client, question: Question, prompt: str) -> None:
+    asked: dict[str, Any] = {"prompt": prompt}
+    if named(prompt):
+        capabilities = client.post("/api/show", {"model": question.model}).get("capabilities") or ()
+        asked["prompt"], asked["images"], lines = attached(prompt, capabilities, question.model)
+        print("\n".join(lines), file=sys.stderr)
+    view = AnswerView(word_wrap=question.word_wrap, hide_thinking=question.hide_thinking, markdown=question.markdown)
     last: dict[str, Any] = {}
     with spinning(f"loading {question.model}") as spinner:
-        for item in client.stream("/api/generate", question.body() | {"prompt": prompt}):
+        for item in client.stream("/api/generate", question.body() | asked):
             spinner.stop()
             view.show(item.get("thinking", ""), item.get("response", ""))
             last = item
     view.end()
     if question.verbose:
         print(humanize.rates(last), end="", file=sys.stderr)
+
+
+def _embed(client: Client, question: Question, text: str) -> None:
+    """Prints the vector of a text as one line of JSON."""
+    given = {
+        "keep_alive": question.keep_alive,
+        "truncate": question.truncate,
+        "dimensions": question.dimensions or None,
+    }
+    body = {"model": question.model, "input": text} | {name: v for name, v in given.items() if v is not None}
+    with spinning(f"loading {question.model}"):
+        vectors = client.post("/api/embed", body).get("embeddings") or []
+    if not vectors:
+        raise ServerError("the server gave no embedding")
+    print(json.dumps(vectors[0], separators=(",", ":")))
 
 
 def _with_stdin(prompt: str) -> str:

@@ -20,6 +20,7 @@ import uvicorn
 
 from vllama import __version__
 from vllama.cli import ports
+from vllama.cli.logs import FORMAT, keep_log, note
 from vllama.config import Settings
 from vllama.errors import ConfigError, ServerError, VllamaError
 from vllama.goduration import NS_PER_SECOND
@@ -61,6 +62,8 @@ def run_server(settings: Settings, sock: socket.socket | None = None, *, until_e
     if sock is None:
         sock = ports.bind(settings.host)
     settings = replace(settings, host=replace(settings.host, port=sock.getsockname()[1]))
+    if not until_eof:  # a private server says what it has to say to the command that started it
+        keep_log(settings)
     engine = _engine_title(settings)
     for warning in settings.warnings:
         log.warning("%s", warning)
@@ -132,6 +135,7 @@ class Server(uvicorn.Server):
         host = replace(self.settings.host, scheme="http", path="")  # what a proxy in front of us makes of it
         url = host.url if host.name else f"port {host.port} of every address"
         print(f"vLLama {__version__} listening on {url} (engine: {self.engine})", file=sys.stderr, flush=True)
+        note("vLLama %s listening on %s (engine: %s)", __version__, url, self.engine)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._ready is not None:
@@ -181,9 +185,7 @@ class Server(uvicorn.Server):
 
 def set_up_logging(settings: Settings) -> None:
     """Log lines on standard error: vLLama's from INFO on (DEBUG with the debug setting), others' from WARNING on."""
-    logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format=FORMAT)
     logging.getLogger("vllama").setLevel(logging.DEBUG if settings.debug > 0 else logging.INFO)
 
 

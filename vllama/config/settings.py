@@ -272,6 +272,13 @@ class Settings:
         values.strict_bool,
         ollama=values.ollama_bool,
     )
+    log_dir: str = _setting(
+        "",
+        "LOG_DIR",
+        "path or off",
+        "Where the server keeps its log for `vllama logs`; empty is the user's folder for logs, `off` keeps none.",
+        values.text,
+    )
     debug: int = _setting(
         0,
         "DEBUG",

@@ -14,6 +14,7 @@ from vllama.models.overlay import CARRIED, Overlay, synthetic_digest
 from vllama.models.remote import RemoteModels
 from vllama.models.shards import read_model, weights_size
 from vllama.models.store import Store
+from vllama.models.tree import ManifestTree
 
 
 class Library:
@@ -84,6 +85,15 @@ class Library:
         found.sort(key=lambda m: m.modified_at, reverse=True)
         self._listed = ((stored, carried), tuple(found))
         return self._listed[1]
+
+
+def names_here(models_dir: Path, *, overlay: bool = True) -> list[str]:
+    """Names of all models as lists show them, without opening one: for a shell that completes a word."""
+    names = {name.shortest for _, _, name in ManifestTree(models_dir / "manifests").files()}
+    names |= {name.shortest for name in Records(models_dir).names()}
+    if overlay:
+        names |= {name.shortest for name in Overlay().names()}
+    return sorted(names)
 
 
 def looks_like_path(text: str) -> bool:

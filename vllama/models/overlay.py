@@ -77,6 +77,10 @@ class Overlay:
         """All carried models that are installed."""
         return list(self._all().values())
 
+    def names(self) -> list[Name]:
+        """Names of the carried models whose package is installed; their files are not looked at."""
+        return [Name.parse(row.name) for row in self._carried if _locate(row) is not None]
+
     def _all(self) -> dict[str, Model]:
         with self._lock:
             if self._found is None:

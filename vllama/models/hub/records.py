@@ -166,6 +166,11 @@ class Records:
             self._scan()
             return [entry.model for entry in self._entries.values() if _present(entry.record)]
 
+    def names(self) -> list[Name]:
+        """Names of all records, whether their files are there or not; no record is read."""
+        with self._lock:
+            return [name for _, _, name in self._tree.files()]
+
     def add(self, record: Record) -> None:
         """Makes the record's name this model. Raises `ServerError` when it cannot be written."""
         with self._lock:
