@@ -12,11 +12,12 @@ import pytest
 
 from vllama.engines.base import Event, Finished, Generation, ModelFacts, Text
 from vllama.engines.completions.client import Address, Client
+from vllama.engines.completions.directory import inspect
 from vllama.engines.completions.engine import CompletionsEngine
 from vllama.engines.completions.events import EventSplitter
 from vllama.engines.completions.requests import Dialect
-from vllama.engines.vllm.directory import inspect
-from vllama.engines.vllm.phases import Startup
+from vllama.engines.completions.startup import Startup
+from vllama.engines.vllm.phases import PHASES
 from vllama.errors import ModelLoadError, RequestError
 
 FRAMES = json.loads((Path(__file__).parents[1] / "golden" / "vllm" / "frames-0.32.0.json").read_text())
@@ -82,7 +83,7 @@ def test_a_key_is_never_shown() -> None:
 
 
 def test_phases_and_the_reason_of_a_failure() -> None:
-    startup = Startup()
+    startup = Startup(PHASES)
     assert startup.read("Loading safetensors checkpoint shards:  50% Completed | 1/2")
     assert startup.phase == "loading weights 50%"
     assert not startup.read("Starting to load model x")

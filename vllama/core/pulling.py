@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vllama.config import Settings
+from vllama.core.choosing import prefers_safetensors
 from vllama.errors import NotFoundError, RequestError, ServerError, VllamaError
 from vllama.goquote import quote
 from vllama.models import catalog
@@ -145,8 +146,8 @@ def _wanted(name: Name, prefer: str) -> Wanted:
 
 
 def preferred(settings: Settings) -> str:
-    """The format that the engine in use wants: "gguf", or "safetensors" where vLLM was chosen."""
-    return SAFETENSORS if settings.engine.lower() == "vllm" else "gguf"
+    """The format that the engine in use wants: "gguf", or "safetensors" for vLLM (named, or by the machine) and MAX."""
+    return SAFETENSORS if prefers_safetensors(settings) else "gguf"
 
 
 def _directly(name: Name, environ: Mapping[str, str] = os.environ) -> bool:

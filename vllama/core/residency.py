@@ -71,6 +71,7 @@ class Resident:
         "num_ctx",
         "options",
         "released",
+        "starting",
         "threads",
         "timer",
         "users",
@@ -87,6 +88,7 @@ class Resident:
         self.leaving = False
         self.engine: Engine | None = None
         self.load: asyncio.Task[Engine] | None = None
+        self.starting: Engine | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.released = time.monotonic()
 
@@ -251,11 +253,14 @@ class Residency:
                     await self._make_room(resident)
                     await self._find_memory(resident)
                 engine = resident.kind.create(_source(resident.model, resident.kind), resident.options)
+                resident.starting = engine
                 try:
                     await self._load_in_time(engine, resident.model)
                 except BaseException:
                     await engine.close()
                     raise
+                finally:
+                    resident.starting = None
         except BaseException:
             if self._residents.get(key) is resident:
                 del self._residents[key]
@@ -464,6 +469,11 @@ class Residency:
         resident.keep_alive = 0
         if resident.users == 0 and resident.engine is not None:
             self._later(self._unload(_key(resident.model), resident))
+
+    def loading(self) -> list[tuple[Model, int, str]]:
+        """Models whose engine says how far it is with its start: the model, its num_ctx and the phase in words."""
+        rows = [(r, getattr(r.starting, "phase", "")) for r in self._residents.values() if r.starting is not None]
+        return [(resident.model, resident.num_ctx, phase) for resident, phase in rows if phase]
 
     def loaded(self) -> list[Loaded]:
         """What is loaded now, longest life first."""

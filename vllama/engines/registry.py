@@ -14,7 +14,8 @@ Factory = Callable[[ModelSource, LoadOptions], Engine]
 @dataclass(frozen=True, slots=True)
 class EngineKind:
     """One entry: how to make the engine, whether it can run here, which kinds of files it reads, whether it takes
-    the memory that a file's weights need, and whether its models are another server's and load nothing here."""
+    the memory that a file's weights need, whether its models are another server's and load nothing here, and
+    whether it is ever chosen without being named."""
 
     name: str
     title: str
@@ -23,6 +24,7 @@ class EngineKind:
     create: Factory
     takes_memory: bool = True
     remote: bool = False
+    automatic: bool = True
 
 
 def _llama_available() -> Reason:
@@ -61,6 +63,18 @@ def _vllm(source: ModelSource, options: LoadOptions) -> Engine:
     return VllmEngine(source, options)
 
 
+def _max_available() -> Reason:
+    from vllama.engines.max.availability import available
+
+    return available()
+
+
+def _max(source: ModelSource, options: LoadOptions) -> Engine:
+    from vllama.engines.max.engine import MaxEngine
+
+    return MaxEngine(source, options)
+
+
 def _upstream_available() -> Reason:
     return Reason(True, "serves the models of the setting `upstream` and of vllama.toml, and no others")
 
@@ -74,10 +88,11 @@ def _upstream(source: ModelSource, options: LoadOptions) -> Engine:
 KINDS = (
     EngineKind("llama", "llama.cpp", ("gguf",), _llama_available, _llama),
     EngineKind("vllm", "vLLM", ("safetensors",), _vllm_available, _vllm),
+    EngineKind("max", "MAX", ("safetensors",), _max_available, _max, automatic=False),
     EngineKind("upstream", "upstream", ("remote",), _upstream_available, _upstream, False, remote=True),
-    EngineKind("scripted", "scripted", ("gguf", "scripted"), _scripted_available, _scripted, False),
+    EngineKind("scripted", "scripted", ("gguf", "scripted"), _scripted_available, _scripted, False, automatic=False),
 )
-"""In order of preference. The scripted engine comes last and is never chosen automatically."""
+"""In order of preference. MAX (experimental) and the scripted engine are never chosen automatically."""
 
 
 def all_engines() -> list[tuple[str, Reason]]:
@@ -106,7 +121,7 @@ def choose(kind_of_file: str, forced: str = "") -> EngineKind:
         return engine
     reasons = []
     for engine in KINDS:
-        if engine.name == "scripted" or kind_of_file not in engine.reads:
+        if not engine.automatic or kind_of_file not in engine.reads:
             continue
         reason = engine.available()
         if reason.ok:

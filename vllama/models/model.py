@@ -160,7 +160,11 @@ class Model:
 
     @property
     def chat_template(self) -> str | None:
-        """The GGUF's Jinja chat template; None when it has none or cannot be read."""
+        """The weights' own Jinja chat template; None when there is none or it cannot be read."""
+        if self.directory is not None:
+            from vllama.models.directory import chat_template
+
+            return chat_template(self.directory)
         metadata = self._readable_metadata()
         return metadata.chat_template if metadata else None
 
@@ -192,7 +196,7 @@ class Model:
         """What the weights and the config alone tell; tools, insert and thinking depend on the template."""
         found: list[str] = []
         metadata = self._readable_metadata()
-        if metadata is not None and metadata.arch("pooling_type") is not None:
+        if (metadata is not None and metadata.arch("pooling_type") is not None) or self._pools:
             found.append("embedding")
         else:
             found.append("completion")
@@ -201,6 +205,14 @@ class Model:
         if metadata is not None and metadata.arch("audio.block_count"):
             found.append("audio")
         return tuple(dict.fromkeys((*self.config.capabilities, *found)))
+
+    @property
+    def _pools(self) -> bool:
+        if self.directory is None:
+            return False
+        from vllama.models.directory import pooling
+
+        return pooling(self.directory)
 
     def _readable_metadata(self) -> GGUFMetadata | None:
         """None for a damaged file: lists must show the model all the same, loading it says what is wrong."""

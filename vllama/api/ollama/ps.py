@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from vllama.api.http import Endpoint, Receive, Scope, Send, dumps, send_json
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def ps_endpoint(service: Service) -> Endpoint:
-    """GET /api/ps, longest life first."""
+    """GET /api/ps, longest life first; then what loads, where it says how far it is."""
 
     async def ps(scope: Scope, receive: Receive, send: Send) -> None:
         rows = sorted(service.residency.loaded(), key=lambda row: row.expires_at, reverse=True)
@@ -28,6 +29,21 @@ def ps_endpoint(service: Service) -> Endpoint:
                 "context_length": row.num_ctx,
             }
             for row in rows
+        ]
+        now = rfc3339(datetime.now(UTC))
+        models += [
+            {
+                "name": model.name.shortest,
+                "model": model.name.shortest,
+                "size": model.size,
+                "digest": model.digest,
+                "details": model.details,
+                "expires_at": now,
+                "size_vram": 0,
+                "context_length": num_ctx,
+                "loading": phase,
+            }
+            for model, num_ctx, phase in service.residency.loading()
         ]
         await send_json(send, 200, dumps({"models": models}))
 

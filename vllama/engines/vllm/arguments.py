@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 from vllama.engines.base import LoadOptions
-from vllama.engines.vllm.directory import Directory
+from vllama.engines.completions.directory import Directory
 from vllama.errors import ModelLoadError
 from vllama.hardware import Hardware
 
@@ -23,7 +22,7 @@ def command(python: str, model: Directory, socket: Path, options: LoadOptions) -
     """The program. What the user passes comes last, so that it wins; "auto" is the largest length that fits."""
     argv = [python, "-m", MODULE, "--model", str(model.path), "--served-model-name", "model", "--uds", str(socket)]
     argv += ["--generation-config", "vllm", "--max-model-len", "auto", "--enable-prompt-tokens-details"]
-    argv += ["--disable-uvicorn-access-log", "--disable-log-stats", "--no-enable-log-requests"]
+    argv += ["--disable-uvicorn-access-log", "--no-enable-log-requests"]
     if model.pooling:
         argv += ["--runner", "pooling"]
     if options.num_parallel:
@@ -32,12 +31,11 @@ def command(python: str, model: Directory, socket: Path, options: LoadOptions) -
 
 
 def passed(options: LoadOptions) -> list[str]:
-    """What the user added: `LoadOptions.extra` "vllm_args", else VLLAMA_VLLM_ARGS, in the shell's way to quote."""
-    text = dict(options.extra).get("vllm_args") or os.environ.get("VLLAMA_VLLM_ARGS", "")
+    """What the user added (the setting `vllm_args`, a model's own), in the shell's way to quote."""
     try:
-        return shlex.split(text)
+        return shlex.split(dict(options.extra).get("vllm_args", ""))
     except ValueError as error:
-        raise ModelLoadError(f"VLLAMA_VLLM_ARGS cannot be read: {error}") from None
+        raise ModelLoadError(f"vllm_args cannot be read: {error}") from None
 
 
 def environment(model: Directory, key: str, machine: Hardware, environ: Mapping[str, str]) -> dict[str, str]:
@@ -61,9 +59,7 @@ def check_memory(model: Directory, machine: Hardware, options: LoadOptions) -> N
     """Raises `ModelLoadError` when the weights alone cannot fit. GPUs count together for a model that is split."""
     own = [gpu for gpu in machine.gpus if not gpu.unified and gpu.memory_total]
     if own:
-        split = any(
-            arg.startswith(("--tensor-parallel", "-tp", "--pipeline-parallel", "-pp")) for arg in passed(options)
-        )
+        split = any(arg.startswith(SPLIT) for arg in passed(options))
         sizes = [gpu.memory_total for gpu in own]
         room, what = int((sum(sizes) if split else max(sizes)) * GPU_SHARE), "the GPU's memory"
     else:

@@ -1,0 +1,1 @@
+"""MAX, Modular's server, as a supervised child (experimental). Nothing of it is imported in here."""
