@@ -45,7 +45,11 @@ def tests(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
     session.run("lint-imports")
-    session.run("pytest", "-m", "not external", *session.posargs, env=isolated(session))
+    session.run("pytest", "-m", "not external and not vllm and not max", *session.posargs, env=isolated(session))
+
+
+PLACES = ("OLLAMA_BIN", "OLLAMA_JS", "OLLAMA_PYTHON")
+"""Variables that say where Ollama's program, its npm package and a checkout of its Python client are."""
 
 
 @nox.session
@@ -53,8 +57,25 @@ def tests_external(session: nox.Session) -> None:
     """What needs other programs: a real Ollama, llama-server, a browser. Each missing one is named at the end."""
     install(session, "demo,test,bench,clients")
     # Where the programs are is all that is kept of the user's settings.
-    env = isolated(session) | {name: os.environ[name] for name in ("OLLAMA_BIN", "OLLAMA_JS") if name in os.environ}
+    env = isolated(session) | {name: os.environ[name] for name in PLACES if name in os.environ}
     session.run("pytest", "-m", "external", "tests/external", *session.posargs, env=env)
+
+
+def served(session: nox.Session, marker: str, program: str) -> None:
+    """The tests of one engine maker's server, which lives in a place of its own that `program` names."""
+    install(session, "demo,test")
+    kept = (program, "VLLAMA_TEST_HF_MODEL", "VLLM_CPU_KVCACHE_SPACE")
+    missing = [name for name in kept[:2] if not os.environ.get(name)]
+    if missing:
+        session.error(f"set {' and '.join(missing)} (docs/engines.md)")
+    env = isolated(session) | {name: os.environ[name] for name in kept if name in os.environ}
+    session.run("pytest", "-m", marker, "tests/contract", *session.posargs, env=env)
+
+
+@nox.session
+def tests_vllm(session: nox.Session) -> None:
+    """The contract tests on a real vLLM (VLLAMA_VLLM_PYTHON, VLLAMA_TEST_HF_MODEL)."""
+    served(session, "vllm", "VLLAMA_VLLM_PYTHON")
 
 
 @nox.session

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.contract.vllm_server import AttachedVllm, vllm_server
 from vllama.engines.base import Engine, LoadOptions, ModelSource
+from vllama.engines.completions.client import Address
 from vllama.engines.llama.engine import LlamaEngine
 from vllama.engines.scripted import Script, ScriptedEngine
 
@@ -36,7 +38,20 @@ def llama() -> Engine:
 FACTORIES = {"scripted": scripted, "llama": llama}
 
 
-@pytest.fixture(params=[pytest.param("scripted"), pytest.param("llama", marks=pytest.mark.model)])
+@pytest.fixture(scope="session")
+def vllm_address() -> Iterator[Address]:
+    """Where the one vLLM server of this session is."""
+    with vllm_server() as address:
+        yield address
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("scripted"),
+        pytest.param("llama", marks=pytest.mark.model),
+        pytest.param("vllm", marks=pytest.mark.vllm),
+    ]
+)
 def kind(request: pytest.FixtureRequest) -> str:
     """Which engine."""
     name: str = request.param
@@ -44,9 +59,13 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def unloaded(kind: str) -> AsyncIterator[Engine]:
+async def unloaded(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
     """Not loaded yet; closed afterwards."""
-    made = FACTORIES[kind]()
+    made: Engine
+    if kind == "vllm":
+        made = AttachedVllm(request.getfixturevalue("vllm_address"))
+    else:
+        made = FACTORIES[kind]()
     yield made
     await made.close()
 

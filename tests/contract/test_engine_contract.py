@@ -124,6 +124,9 @@ async def test_no_limit_means_the_context_where_it_may_not_shift(engine: Engine,
 
 async def test_a_shifted_context_goes_on_past_its_size(engine: Engine) -> None:
     prompt = len(await engine.tokenize(QUESTION))
+    if engine.name == "vllm":
+        assert not engine.facts.can_shift, "documented: vLLM ends an answer where its context is full"
+        return
     assert engine.facts.can_shift
     sampling = await endless(engine)
     request = Generation(prompt=QUESTION, num_ctx=prompt + 20, num_predict=60, shift=True, sampling=sampling)
