@@ -33,7 +33,7 @@ class StoreService:
         self.library = Library(directory, overlay=False)
         self.rows: list[Loaded] = []
         self.retired: list[Name] = []
-        self.residency = SimpleNamespace(loaded=lambda: self.rows, retire=self.retired.append)
+        self.residency = SimpleNamespace(loaded=lambda: self.rows, loading=list, retire=self.retired.append)
 
     async def chat(self, request: Any) -> Any:
         raise AssertionError("nothing here generates")
