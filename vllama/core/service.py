@@ -16,11 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllama.config import Settings
 from vllama.core.answer import Answer, ContextMaker, Instant, dropped
-from vllama.core.choosing import engine_for
+from vllama.core.choosing import choose_engine, own_settings
 from vllama.core.conversation import history, tag_images, tail, turns
 from vllama.core.embedding import UNSUPPORTED, embedding_of, shorten
 from vllama.core.options import Options, merge_options
@@ -45,7 +46,8 @@ from vllama.errors import (
 )
 from vllama.goquote import quote
 from vllama.hardware import facts
-from vllama.models.library import Library, looks_like_path
+from vllama.models.directory import is_model_directory, model_from_directory
+from vllama.models.library import Library, file_name, looks_like_path
 from vllama.models.model import Model
 from vllama.models.names import Name
 from vllama.prompts.gotemplate import parse as parse_go
@@ -114,7 +116,7 @@ class Service:
         self.upstreams = Upstreams(settings, library)
 
     def _choose(self, model: Model) -> EngineKind:
-        return engine_for(model, self.settings.engine)
+        return choose_engine(model, self.settings).kind
 
     async def start(self) -> None:
         """Learns what upstreams have; loads happen on demand."""
@@ -173,8 +175,12 @@ class Service:
     def resolve(self, name: str, *, allow_path: bool = False) -> Model:
         """The model of that name. Raises `ModelNotFound` or `RequestError` with Ollama's text.
 
-        A path to a file is a name where only this machine can ask, or with `allow_path`.
+        A path to a file is a name where only this machine can ask, or with `allow_path`; a directory only with that.
         """
+        if allow_path and is_model_directory(name):
+            folder = Path(name).expanduser().absolute()
+            # its name has no ending that is none of the name
+            return model_from_directory(name, file_name(folder.with_name(folder.name + ".d")), self.library.inspect)
         try:
             model = self.library.resolve(name, allow_path=allow_path or self._paths_allowed)
         except ModelNotFound:
@@ -407,7 +413,7 @@ class Service:
             use_mmap=options.use_mmap,
             flash_attention=self.settings.flash_attention,
             kv_cache_type=self.settings.kv_cache_type,
-            extra=(("debug", "1"),) if self.settings.debug > 1 else (),
+            extra=self._extra(model),
         )
         lease = await self.residency.acquire(model, load, keep_alive)
         train = lease.engine.facts.train_ctx
@@ -416,6 +422,14 @@ class Service:
                 log.warning("num_ctx %d: %s was trained for %d, using that", num_ctx, model.name.shortest, train)
             num_ctx = train
         return lease, options, num_ctx
+
+    def _extra(self, model: Model) -> tuple[tuple[str, str], ...]:
+        """What only some engines read."""
+        extra: tuple[tuple[str, str], ...] = (("debug", "1"),) if self.settings.debug > 1 else ()
+        if model.directory is not None:
+            words = (self.settings.vllm_args, own_settings(model, self.settings).vllm_args)
+            extra += (("vllm_args", " ".join(filter(None, words))),)
+        return extra
 
     async def _fit(
         self,
