@@ -76,7 +76,7 @@ def test_a_resumed_run_goes_on_behind_what_was_sealed(tmp_path: Path) -> None:
 
 
 def test_the_same_log_gives_the_same_bytes(tmp_path: Path) -> None:
-    written = []
+    written: list[bytes] = []
     for name in ("x", "y"):
         folder = tmp_path / name
         folder.mkdir()
