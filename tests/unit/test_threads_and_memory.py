@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -117,3 +118,14 @@ def test_a_gpu_that_may_not_be_used_changes_nothing() -> None:
     assert never_fits(Need(10**15, 0, 0), LoadOptions(num_gpu=0), machine)
     shared = replace(MACHINE, gpus=(Gpu("M", "apple", 1, 1, unified=True),))
     assert never_fits(Need(10**15, 0, 0), LoadOptions(), shared)
+
+
+def test_a_file_that_claims_billions_of_layers_is_only_too_large() -> None:
+    """Found by fuzzing: a list with an entry for each layer took 16 GiB and a minute of the gateway's time."""
+    tracemalloc.start()
+    try:
+        found = need(metadata(block_count=2**31), 1, LoadOptions(num_ctx=8192))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert "it needs at least" in never_fits(found, LoadOptions(), MACHINE)

@@ -47,7 +47,8 @@ def _context(metadata: GGUFMetadata, options: LoadOptions, batch: int) -> int:
     if metadata.arch("attention.kv_lora_rank") or metadata.arch("ssm.state_size") or metadata.arch("wkv.head_size"):
         return 0  # these keep something smaller
     held = _numbers(metadata.arch("attention.head_count_kv")) or heads
-    per_layer = held if len(held) == layers else held[:1] * layers
+    # The number of layers is whatever the file says: nothing may be laid out for each of them.
+    held_by_all = sum(held) if len(held) == layers else held[0] * layers
     head = metadata.arch_int("embedding_length") // max(1, heads[0])
     key = metadata.arch_int("attention.key_length") or head
     value = metadata.arch_int("attention.value_length") or head
@@ -56,7 +57,7 @@ def _context(metadata: GGUFMetadata, options: LoadOptions, batch: int) -> int:
     window = metadata.arch_int("attention.sliding_window")
     if window:
         cells = min(cells, window + batch)  # some layers keep all; how many is not in the file
-    return int(sum(per_layer) * (key + value) * cells * _BITS.get(options.kv_cache_type, 16.0) / 8)
+    return int(held_by_all * (key + value) * cells * _BITS.get(options.kv_cache_type, 16.0) / 8)
 
 
 def _numbers(value: Any) -> list[int]:
