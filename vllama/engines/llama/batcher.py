@@ -18,7 +18,11 @@ from vllama.engines.llama.preparation import BULK, INLINE, Preparation
 from vllama.engines.llama.prompt import RequestFault
 from vllama.engines.llama.recovery import halves
 from vllama.engines.llama.scheduler import Limits, Scheduler
-from vllama.engines.llama.sequence import Sequence, State
+from vllama.engines.llama.sequence import Sequence, Slot, State
+from vllama.engines.llama.shelf import Shelf
+
+SAVED = 256
+"""Tokens from which a sequence is worth a file."""
 
 NO_MEMORY = "the request needs more memory for its context than there is; lower num_ctx"
 FAULT = "the model could not be evaluated for this request"
@@ -27,7 +31,17 @@ FAULT = "the model could not be evaluated for this request"
 class Batcher:
     """Owns model, context, scheduler and jobs. Single-threaded; nothing in it waits."""
 
-    def __init__(self, model: Model, context: Context, *, live: int, batch: int, chunk: int, kv_type: str) -> None:
+    def __init__(
+        self,
+        model: Model,
+        context: Context,
+        *,
+        live: int,
+        batch: int,
+        chunk: int,
+        kv_type: str,
+        shelf: Shelf | None = None,
+    ) -> None:
         self.model = model
         self.context = context
         # What has left a sliding window is gone: a sequence can be continued, but not cut back and continued.
@@ -45,6 +59,14 @@ class Batcher:
             shift=context.can_shift,
         )
         self.scheduler = Scheduler(limits, context)
+        self._shelf = shelf
+        self._slots = context.slots
+        self.unsaved = False
+        """Whether `save()` may have something to do."""
+        for saved in shelf.entries() if shelf is not None else ():
+            if self.scheduler.parking.wants(saved.tokens):
+                # Read when a prompt wants it.
+                self.scheduler.parking.put(saved.tokens, saved)
         self.jobs: dict[int, Job] = {}
         self._unstarted: list[Job] = []
         self._failed: list[tuple[int, str, str, int, int]] = []
@@ -78,6 +100,25 @@ class Batcher:
     def tidy(self) -> bool:
         """Housekeeping between two steps; True while there may be more to do."""
         return self.scheduler.tidy()
+
+    def save(self) -> None:
+        """Write one sequence of the prefix cache to disk. Only when nothing runs."""
+        assert self._shelf is not None
+        if self.context.slots != self._slots:
+            # The shelf holds what fits as many memories as there were at first.
+            self.unsaved = False
+            return
+        for tokens, where in self.scheduler.cached():
+            if len(tokens) < SAVED or self._shelf.holds(tokens):
+                continue
+            state = self.context.save(where.id) if isinstance(where, Slot) else where.state
+            raw = self.context.raw(state) if state is not None else None
+            if raw is None or self._shelf.put(tokens, raw) is None:
+                continue
+            if isinstance(where, Slot):
+                self.context.discard(state)
+            return
+        self.unsaved = False
 
     @property
     def stretched(self) -> bool:
@@ -185,6 +226,7 @@ class Batcher:
     def _sample(self, plan: Plan, news: frames.Step) -> None:
         scheduler, context, jobs = self.scheduler, self.context, self.jobs
         scheduler.commit(plan)
+        self.unsaved = self._shelf is not None
         self.steps += 1
         texts = news.texts
         for index, sequence in plan.outputs:
@@ -289,6 +331,7 @@ class Batcher:
             "output_tokens": self.output_tokens + running,
             "kv_cells": self.context.capacity,
             "kv_used": scheduler.cells.used,
+            "kv_parked": scheduler.parking.size,
             "pid": os.getpid(),
             "faults": self.faults,
             "threads": self.context.threads,

@@ -14,10 +14,14 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import lru_cache
+from importlib import metadata
 from typing import Any
 
+from vllama.engines.llama.openings import Openings
 from vllama.engines.llama.plan import Plan
 from vllama.engines.llama.sampling import Stage
+from vllama.engines.llama.shelf import Saved
 
 
 def _low_level() -> Any:
@@ -38,6 +42,14 @@ _KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8
 
 SPARE_BUFFERS = 4
 """Buffers of discarded copies that are kept for the next ones."""
+
+
+def _build() -> str:
+    """The release of the library, as far as it is known."""
+    try:
+        return metadata.version("llama-cpp-python")
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def die_with_parent() -> None:
@@ -141,6 +153,7 @@ class Model:
         self._pieces: dict[int, bytes] = {}
         self._eog: dict[int, bool] = {}
         self._longest = -1
+        self._openings: Openings | None = None
         self._buffer = ctypes.create_string_buffer(512)
 
     def longest(self) -> int:
@@ -154,6 +167,20 @@ class Model:
                     longest = max(longest, -size)
             self._longest = longest
         return self._longest
+
+    def openings(self) -> Openings:
+        """Its tokens by their first characters, as grammars read them. Looks at all tokens once; from any thread."""
+        found = self._openings
+        if found is None:
+            room, buffer = 512, ctypes.create_string_buffer(512)
+            pieces = []
+            for token in range(self.vocab_size):
+                count = lib.llama_token_to_piece(self.vocab, token, buffer, room, 0, True)
+                # Without room for it: its beginning is not known, and it is always asked about.
+                pieces.append(buffer.raw[:count] if count > 0 else b"")
+            ends = (token for token in range(self.vocab_size) if lib.llama_vocab_is_eog(self.vocab, token))
+            found = self._openings = Openings(pieces, frozenset(ends))
+        return found
 
     @property
     def pools(self) -> bool:
@@ -481,16 +508,36 @@ class Context:
 
     def restore(self, slot: int, state: Any) -> bool:
         """See `Memory`."""
-        buffer, size = state
+        if isinstance(state, Saved):
+            content = state.read()
+            if content is None:
+                return False
+            buffer, size = (ctypes.c_uint8 * len(content)).from_buffer(content), len(content)
+        else:
+            buffer, size = state
         if lib.llama_state_seq_set_data(self.pointer, buffer, size, slot):
             return True
         lib.llama_memory_seq_rm(self.memory, slot, -1, -1)
         return False
 
     def discard(self, state: Any) -> None:
-        """See `Memory`."""
+        """See `Memory`. What is on disk stays there."""
+        if isinstance(state, Saved):
+            return
         self._spare.append(state[0])
         del self._spare[:-SPARE_BUFFERS]
+
+    @staticmethod
+    def raw(state: Any) -> memoryview | None:
+        """The bytes of a saved copy in host memory; None for one that is on disk."""
+        return None if isinstance(state, Saved) else memoryview(state[0])[: state[1]]
+
+    def identity(self) -> str:
+        """What a saved copy depends on beside the model: it fits only where all of this is the same."""
+        shape = self.slots if self.split else 0
+        build = lib.llama_print_system_info().decode("utf-8", "replace")
+        version = f"{lib.LLAMA_STATE_SEQ_VERSION} {lib.LLAMA_SESSION_VERSION}"
+        return f"{_build()} {build} {version} kv {self._kv_type} streams {shape} flash {self._flash}"
 
     def _take_spare(self, size: int) -> Any:
         # Fresh memory costs several times the copy itself in page faults.
@@ -597,20 +644,26 @@ class Chain:
         return chosen
 
     def choose(self, row: Any) -> int:
-        """Choose from logits, a float32 array, by a shortlist, and remember it; -1 when that cannot be done.
+        """Choose from logits, a float32 array, by a shortlist, and remember it; -1 when that cannot be done."""
+        token = self.propose(row)
+        if token >= 0 and not self._greedy:
+            lib.llama_sampler_accept(self.pointer, token)
+        return token
+
+    def propose(self, row: Any) -> int:
+        """Like `choose`, but nothing is remembered.
 
         The library would fill and sort a table of the whole vocabulary, which costs several times as much.
         """
+        if not self._shortlist:
+            return -1
         if self._greedy:
             best = int(row.argmax())
             return best if row[best] < math.inf else -1
         ids = largest(row, self._shortlist)
         if not self._shortlist <= len(ids) <= len(_candidates.table):
             return -1
-        token = _candidates.apply(self.pointer, ids, row[ids])
-        if token >= 0:
-            lib.llama_sampler_accept(self.pointer, token)
-        return token
+        return _candidates.apply(self.pointer, ids, row[ids])
 
     def accept(self, token: int) -> None:
         """Count a token for the penalties that was not sampled here."""
@@ -654,6 +707,15 @@ class _Candidates:
 
     def apply(self, chain: Any, ids: Any, logits: Any) -> int:
         """Let the chain choose among these; -1 when it chose none."""
+        array = self._fill(chain, ids, logits)
+        return int(array.data[array.selected].id) if array.selected >= 0 else -1
+
+    def passes(self, grammar: Any, ids: Any, logits: Any) -> Any:
+        """Which of `ids` the grammar allows; none whose logit says that it cannot come."""
+        self._fill(grammar, ids, logits)
+        return self._view["logit"][: len(ids)] > -math.inf
+
+    def _fill(self, sampler: Any, ids: Any, logits: Any) -> Any:
         if self._view is None:
             import numpy as np
 
@@ -669,11 +731,17 @@ class _Candidates:
         array.size = size
         array.selected = -1
         array.sorted = False
-        lib.llama_sampler_apply(chain, self._pointer)
-        return int(array.data[array.selected].id) if array.selected >= 0 else -1
+        lib.llama_sampler_apply(sampler, self._pointer)
+        return array
 
 
 _candidates = _Candidates(4096)
+
+
+@lru_cache(maxsize=1)
+def _every(size: int) -> _Candidates:
+    """A table for a whole vocabulary."""
+    return _Candidates(size)
 
 
 def _stage(model: Model, name: str, values: tuple[Any, ...]) -> Any:
@@ -690,54 +758,50 @@ def _stage(model: Model, name: str, values: tuple[Any, ...]) -> Any:
 class Grammar:
     """A GBNF grammar that follows one generation. Raises ValueError when the text is no grammar.
 
-    Choosing freely and asking the grammar about that one token is cheap; only when it objects are all
-    candidates put through it. A token that it does not allow must never be accepted: the library aborts.
+    Choosing freely and asking the grammar about that one token is cheap. Only when it objects is it asked which
+    tokens it allows. One that it does not allow must never be accepted: the library aborts.
     """
 
-    __slots__ = ("_candidates", "_size", "pointer")
+    __slots__ = ("_openings", "pointer")
 
     def __init__(self, model: Model, gbnf: str) -> None:
         # An empty text would give a sampler that allows everything.
         self.pointer = lib.llama_sampler_init_grammar(model.vocab, gbnf.encode(), b"root") if gbnf.strip() else None
         if not self.pointer:
             raise ValueError("failed to parse grammar")
-        self._size = model.vocab_size
-        self._candidates = (lib.llama_token_data * self._size)()
+        self._openings = model.openings()
 
     def sample(self, chain: Chain, context: Context, index: int) -> int | None:
         """Choose a token that the grammar allows, and remember it. None when it allows none."""
-        logits = context.logits(index)
-        token = self._choose(chain, logits, constrained=False)
-        if token is None or not self._allows(token):
-            token = self._choose(chain, logits, constrained=True)
-            if token is None:
-                return None
-        lib.llama_sampler_accept(self.pointer, token)
-        chain.accept(token)
+        token = self.choose(chain, context.row(index))
+        if token is not None:
+            lib.llama_sampler_accept(self.pointer, token)
+            chain.accept(token)
         return token
+
+    def choose(self, chain: Chain, row: Any) -> int | None:
+        """Choose from logits, a float32 array; nothing is remembered. None when the grammar allows no token."""
+        import numpy as np
+
+        token = chain.propose(row)
+        if token < 0:
+            token = _every(len(row)).apply(chain.pointer, np.arange(len(row), dtype=np.int32), row)
+        if token >= 0 and row[token] > -math.inf and self._allows(token):
+            return token
+        table = _every(len(row))
+        ids = self._openings.allowed(lambda ids: table.passes(self.pointer, ids, row[ids]))
+        if not len(ids):
+            return None
+        # Samplers take ties in this order.
+        ids.sort()
+        token = table.apply(chain.pointer, ids, row[ids])
+        return token if token >= 0 and row[token] > -math.inf else None
 
     def _allows(self, token: int) -> bool:
         one = (lib.llama_token_data * 1)((token, 1.0, 0.0))
         array = lib.llama_token_data_array(one, 1, -1, False)
         lib.llama_sampler_apply(self.pointer, ctypes.byref(array))
         return bool(one[0].logit != -math.inf)
-
-    def _choose(self, chain: Chain, logits: Any, *, constrained: bool) -> int | None:
-        import numpy as np
-
-        view: Any = np.frombuffer(self._candidates, dtype=[("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
-        view["id"] = np.arange(self._size, dtype=np.int32)
-        view["logit"] = np.ctypeslib.as_array(logits, (self._size,))
-        array = lib.llama_token_data_array(self._candidates, self._size, -1, False)
-        if constrained:
-            lib.llama_sampler_apply(self.pointer, ctypes.byref(array))
-            if not np.isfinite(view["logit"]).any():
-                return None
-        lib.llama_sampler_apply(chain.pointer, ctypes.byref(array))
-        if array.selected < 0:
-            return None
-        chosen = array.data[array.selected]
-        return int(chosen.id) if chosen.logit != -math.inf else None
 
     def close(self) -> None:
         """Free it; twice is fine."""

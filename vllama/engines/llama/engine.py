@@ -314,6 +314,8 @@ class LlamaEngine:
             flash_attention=options.flash_attention,
             kv_cache_type=options.kv_cache_type or "f16",
             debug=extra.get("debug", "") not in ("", "0"),
+            prefix_dir=extra.get("prefix_dir", ""),
+            prefix_bytes=int(extra.get("prefix_bytes", 0)),
         )
 
 

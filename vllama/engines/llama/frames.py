@@ -25,7 +25,10 @@ class Frame(msgspec.Struct, array_like=True, tag=True, gc=False):
 
 
 class Load(Frame):
-    """First message. `live` sequences at most run at once; None and -1 mean the library's choice."""
+    """First message. `live` sequences at most run at once; None and -1 mean the library's choice.
+
+    `prefix_dir`: where prefix cache is kept between runs, at most `prefix_bytes` of it; "" for nowhere.
+    """
 
     path: str
     adapters: list[str]
@@ -39,6 +42,8 @@ class Load(Frame):
     flash_attention: bool | None
     kv_cache_type: str
     debug: bool
+    prefix_dir: str = ""
+    prefix_bytes: int = 0
 
 
 class Submit(Frame):

@@ -21,7 +21,7 @@ COPY_PER_COMPUTE = 64
 
 @dataclass(eq=False, slots=True)
 class Parked:
-    """A sequence in host memory: its `tokens`, and their KV as the memory saved it."""
+    """A sequence in host memory, or on disk: its `tokens`, and their KV as the memory saved it."""
 
     tokens: list[int]
     state: Any

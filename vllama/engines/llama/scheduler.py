@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from vllama.engines.llama.kv import Cells, Memory, Streams
-from vllama.engines.llama.parking import COPY_PER_COMPUTE, Parking
+from vllama.engines.llama.parking import COPY_PER_COMPUTE, Parked, Parking
 from vllama.engines.llama.plan import Plan
 from vllama.engines.llama.prefix import Match, matches
 from vllama.engines.llama.sequence import Sequence, Slot, State
@@ -160,6 +160,11 @@ class Scheduler:
         for slot in self._idle_slots():
             self._park(slot)
         return self._reshape(self._wanted.slots, self._wanted.cells)
+
+    def cached(self) -> list[tuple[list[int], Slot | Parked]]:
+        """The sequences that are prefix cache and whole: their tokens, and where they are."""
+        resident = [(slot.tokens, slot) for slot in self._idle_slots() if slot.exact < 0 or slot.filled <= slot.exact]
+        return [*resident, *((entry.tokens, entry) for entry in self.parking.entries)]
 
     def commit(self, plan: Plan) -> None:
         """The plan was decoded."""

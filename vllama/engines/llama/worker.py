@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -25,6 +26,7 @@ from vllama.engines.llama import frames
 from vllama.engines.llama.batcher import Batcher
 from vllama.engines.llama.bindings import Context, LoadError, Log, Model, die_with_parent, offloads
 from vllama.engines.llama.embedder import Embedder
+from vllama.engines.llama.shelf import Shelf, identity_of
 from vllama.engines.pages import affordable, copies
 from vllama.engines.pulse import PULSE
 
@@ -33,6 +35,9 @@ CHUNK = 128
 
 REST_MS = 10_000
 """After such a time without work, memory that grew is given back."""
+
+SAVE_MS = 300
+"""After such a time without work, prefix cache is written to disk where that is wanted."""
 
 LULL_MS = 20
 """Housekeeping waits so long for the next request of a client that asks one after the other."""
@@ -61,6 +66,9 @@ class Worker:
             idle = batcher is None or not batcher.runnable
             if idle and batcher is not None and batcher.untidy and not self._wait(LULL_MS):
                 batcher.tidy()
+                continue
+            if idle and isinstance(batcher, Batcher) and batcher.unsaved and not self._wait(SAVE_MS):
+                batcher.save()
                 continue
             if idle and batcher is not None and batcher.stretched and not self._wait(REST_MS):
                 batcher.shrink()
@@ -198,7 +206,12 @@ def _batcher(load: frames.Load, model: Model) -> Batcher | Embedder:
         split=split,
         affordable=affordable,
     )
-    return Batcher(model, context, live=load.live, batch=batch, chunk=CHUNK, kv_type=load.kv_cache_type)
+    shelf = None
+    if load.prefix_dir and not model.adapters:
+        identity = f"{identity_of(load.path)} {context.identity()}"
+        shelf = Shelf(Path(load.prefix_dir), identity, load.prefix_bytes)
+    kv_type = load.kv_cache_type
+    return Batcher(model, context, live=load.live, batch=batch, chunk=CHUNK, kv_type=kv_type, shelf=shelf)
 
 
 def _watch(worker: Worker, death: int, pulse: int) -> None:
