@@ -5,6 +5,7 @@
     │   ├── BodyError           400  the body is not the JSON that the route reads
     │   ├── PromptTooLong       400  the prompt does not fit the context and may not be cut
     │   └── TemplateError       400  a template in the request or in the model does not parse or run
+    │       └── TemplateLimit   400  it does more than it may
     ├── ForbiddenError          403
     ├── NotFoundError           404
     │   └── ModelNotFound       404
@@ -60,6 +61,10 @@ class PromptTooLong(RequestError):
 
 class TemplateError(RequestError):
     """A Go or Jinja template does not parse, or fails while it runs."""
+
+
+class TemplateLimit(TemplateError):
+    """A template takes more steps than its budget has."""
 
 
 class ForbiddenError(VllamaError):

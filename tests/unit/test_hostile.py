@@ -12,6 +12,7 @@ import pytest
 from vllama.api.ollama.chat import forbid_files
 from vllama.api.ollama.root import status_endpoint
 from vllama.config import Settings
+from vllama.core.apart import Apart
 from vllama.core.conversation import tag_images
 from vllama.core.options import MAX_STOPS, OptionError, merge_options
 from vllama.core.requests import ChatRequest, GenerateRequest
@@ -108,25 +109,29 @@ def test_many_image_tags_are_put_in_at_once() -> None:
     assert tag_images((message,))[0].content.endswith("[img-49999]")
 
 
-async def test_a_long_conversation_is_rendered_off_the_event_loop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    threads: list[object] = []
-    real = asyncio.to_thread
+async def test_what_is_large_is_done_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    real = Apart.call
 
-    async def watched(function: Any, *arguments: Any) -> Any:
-        threads.append(getattr(function, "__name__", function))
-        return await real(function, *arguments)
+    async def watched(self: Apart, function: Any, *arguments: Any, **named: Any) -> Any:
+        done.append(function.__name__)
+        return await real(self, function, *arguments, **named)
 
-    monkeypatch.setattr(asyncio, "to_thread", watched)
+    monkeypatch.setattr(Apart, "call", watched)
     core = service(tmp_path, Recording())
-    for messages, expected in (((Message("user", "short"),), 0), ((Message("user", "a " * 40_000),), 1)):
-        threads.clear()
-        await (await core.chat(ChatRequest("m", messages=messages))).aclose()
-        assert threads.count("render") == expected
-    await (await core.chat(ChatRequest("m", messages=messages, format={"type": "object"}))).aclose()
-    assert "_constraint" in threads
-    await core.stop()
+    short, long = (Message("user", "short"),), (Message("user", "a " * 40_000),)
+    few, many = ({"anyOf": [{"const": i} for i in range(n)]} for n in (10, 2000))
+    try:
+        for messages, schema, expected in (
+            (short, few, []),
+            (long, few, ["text"]),
+            (short, many, ["schema_grammar"]),
+        ):
+            done.clear()
+            await (await core.chat(ChatRequest("m", messages=messages, format=schema))).aclose()
+            assert done == expected
+    finally:
+        await core.stop()
 
 
 async def test_status_names_what_disabled_the_cloud(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ COMMANDS = (
     Command("mutate", "vllama.bench.mutate", "inject faults; each must turn its check or the gate red"),
     Command("costs", "vllama.bench.costs", "bytes, calls and modules: costs that do not depend on the machine's mood"),
     Command("overhead", "vllama.bench.overhead", "CPU time of the gateway above a bare ASGI application"),
+    Command("hostile", "vllama.bench.hostile", "the gaps of eight streams beside hostile requests"),
     Command("build-llama-server", "vllama.bench.llama_server_build", "build the control from llama-cpp-python's sdist"),
 )
 

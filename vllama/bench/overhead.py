@@ -136,7 +136,7 @@ async def _gateway(scratch: Path, root: Path) -> AsyncIterator[Server]:
         "VLLAMA_SCRIPTED_LENGTH": "100000",
     }
     argv = [sys.executable, "-m", "vllama", "serve", "--engine", "scripted"]
-    async with _child(argv, env, scratch, "gateway", port) as pid:
+    async with child(argv, env, scratch, "gateway", port) as pid:
         yield Server("gateway", port, pid, {n: chat_request(n) for n in (SHORT, LONG)})
 
 
@@ -149,15 +149,14 @@ async def _bare(scratch: Path, root: Path, answers: dict[str, list[str]]) -> Asy
         listener.listen(128)
         port = listener.getsockname()[1]
         argv = [sys.executable, "-m", "vllama.bench.bare_asgi", str(listener.fileno()), str(script)]
-        async with _child(argv, dict(os.environ), scratch, "bare", port, listener.fileno()) as pid:
+        async with child(argv, dict(os.environ), scratch, "bare", port, listener.fileno()) as pid:
             requests = {n: (f"/{n}", chat_request(n)[1]) for n in (SHORT, LONG)}
             yield Server("bare", port, pid, requests)
 
 
 @contextlib.asynccontextmanager
-async def _child(
-    argv: list[str], env: dict[str, str], cwd: Path, name: str, port: int, *fds: int
-) -> AsyncIterator[int]:
+async def child(argv: list[str], env: dict[str, str], cwd: Path, name: str, port: int, *fds: int) -> AsyncIterator[int]:
+    """A started server that answers `/`, ended with the block; its process id."""
     log = cwd / f"{name}.log"
     with log.open("wb") as out:
         process = await asyncio.create_subprocess_exec(

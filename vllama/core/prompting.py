@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from vllama.engines.base import ModelFacts
 from vllama.models.model import Model
 from vllama.prompts import thinking_formats
+from vllama.prompts.budget import OPERATIONS
 from vllama.prompts.gotemplate import GoTemplate, TemplateValues
 from vllama.prompts.gotemplate import parse as parse_go
 from vllama.prompts.jinja import JinjaTemplate
@@ -47,16 +48,29 @@ class Prompting:
     eos: str
     strip_bos: bool
 
-    def render(self, messages: tuple[Message, ...], tools: tuple[Tool, ...], think: Think | None) -> str:
-        """The prompt for a conversation. Raises `TemplateError`."""
+    def render(
+        self,
+        messages: tuple[Message, ...],
+        tools: tuple[Tool, ...],
+        think: Think | None,
+        *,
+        steps: int | None = None,
+        operations: int = OPERATIONS,
+    ) -> str:
+        """The prompt for a conversation. Raises `TemplateError`; `TemplateLimit` after so many `steps` of a Go template
+        or `operations` of a Jinja one."""
+        think = self.supported(think)
         if self.jinja is not None:
-            if think is not None and think.level == "max" and self.calls is HARMONY:
-                # gpt-oss knows three levels.
-                think = Think(True, "high")
-            text = self.jinja.render(messages, tools, think=think, bos=self.bos, eos=self.eos)
+            text = self.jinja.render(messages, tools, think=think, bos=self.bos, eos=self.eos, operations=operations)
             # The tokenizer adds BOS itself for such models; two of them make answers worse.
             return text[len(self.bos) :] if self.strip_bos and text.startswith(self.bos) else text
-        return self.go.execute(template_values(messages=messages, tools=tools, think=think))
+        return self.go.execute(template_values(messages=messages, tools=tools, think=think), steps=steps)
+
+    def supported(self, think: Think | None) -> Think | None:
+        """The think setting as the template knows it: gpt-oss has three levels."""
+        if self.jinja is not None and think is not None and think.level == "max" and self.calls is HARMONY:
+            return Think(True, "high")
+        return think
 
     def output_parser(self, prompt: str, think: Think | None, tools: tuple[Tool, ...]) -> OutputParser | None:
         """The parser for the answer to this prompt; None where all of it is content."""
@@ -120,6 +134,10 @@ class Prompter:
     def __init__(self, *, go_template: bool | None = None) -> None:
         self._go_template = go_template
         self._kept: OrderedDict[tuple[str, str | None], Prompting] = OrderedDict()
+
+    def known(self, model: Model) -> Prompting | None:
+        """What was made of the model before."""
+        return self._kept.get((model.digest, model.template))
 
     def of(self, model: Model, facts: ModelFacts) -> Prompting:
         """The model's prompting. Raises `TemplateError` if its template does not parse."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import time
@@ -21,17 +20,20 @@ from typing import TYPE_CHECKING, Any
 
 from vllama.config import Settings
 from vllama.core.answer import Answer, ContextMaker, Instant, dropped
+from vllama.core.apart import Apart
 from vllama.core.choosing import choose_engine, own_settings
-from vllama.core.conversation import history, tag_images, tail, turns
+from vllama.core.constraint import constraint_of
+from vllama.core.conversation import history, turns
 from vllama.core.embedding import UNSUPPORTED, embedding_of, shorten
 from vllama.core.options import Options, merge_options
 from vllama.core.prompting import Prompter, Prompting, template_values
 from vllama.core.remote_chat import chat_of
+from vllama.core.rendering import Rendering, executed, fitted, long_template, prepared
 from vllama.core.replies import Embedded, Reply
 from vllama.core.requests import ChatRequest, EmbedRequest, GenerateRequest
 from vllama.core.residency import GOING_DOWN, Lease, Residency
 from vllama.core.upstreams import Upstreams
-from vllama.engines.base import Chat, Constraint, Engine, Finished, Generation, LoadOptions, Started
+from vllama.engines.base import Chat, Engine, Finished, Generation, LoadOptions, Started
 from vllama.engines.fitting import TOO_LONG
 from vllama.engines.registry import EngineKind
 from vllama.errors import (
@@ -50,8 +52,7 @@ from vllama.models.directory import is_model_directory, model_from_directory
 from vllama.models.library import Library, file_name, looks_like_path
 from vllama.models.model import Model
 from vllama.models.names import Name
-from vllama.prompts.gotemplate import parse as parse_go
-from vllama.prompts.messages import Message, Think, Tool
+from vllama.prompts.messages import Think
 from vllama.prompts.tools import OutputParser
 
 if TYPE_CHECKING:
@@ -63,8 +64,6 @@ DEFAULT_CONTEXT = 4096
 MAX_BATCH = 8192
 """Most tokens of one step: buffers grow with it, and beyond this nothing gets faster."""
 
-LARGE = 64 << 10
-"""Characters of a conversation that is rendered in a thread, so that it never stops all streams."""
 Chooser = Callable[[Model], EngineKind]
 
 
@@ -100,6 +99,7 @@ class Service:
         self.settings = settings
         self.library = library
         self.prompter = Prompter()
+        self.apart = Apart()
         self.residency = Residency(
             chooser or self._choose,
             keep_alive=settings.keep_alive,
@@ -155,6 +155,7 @@ class Service:
             await asyncio.to_thread(self._transfers.close)
         await self.upstreams.stop()
         await self.residency.stop()
+        await asyncio.to_thread(self.apart.close)
 
     @property
     def transfers(self) -> Transfers:
@@ -206,6 +207,7 @@ class Service:
             return Instant("unload")
         if request.raw and (request.template or request.system or request.context):
             raise RequestError("raw mode does not support template, system, or context")
+        await _known(model)
         think = self._check(model, request.model, "generate", request.think, insert=bool(request.suffix))
         lease, options, num_ctx = await self._lease(model, request.options, request.keep_alive)
         load_ns = time.monotonic_ns() - began
@@ -218,7 +220,7 @@ class Service:
                 chat = _unrendered(request, chat_of(turns(request, model), (), think))
                 job = _Job.of(request, options, num_ctx, "")
                 return await self._run(job, lease, began, load_ns, quiet=False, chat=chat)
-            prompting = self.prompter.of(model, lease.engine.facts)
+            prompting = await prepared(self.prompter, model, lease.engine.facts)
             prompt, left_out = await self._generate_prompt(request, model, prompting, lease.engine, num_ctx, think)
             if request.debug_render_only:
                 lease.release()
@@ -259,16 +261,14 @@ class Service:
         if request.context:
             prefix = await engine.detokenize(request.context)
         if request.suffix or request.template:
-            go = parse_go(request.template) if request.template else prompting.go
             if request.suffix:
                 values = template_values(prompt=request.prompt, suffix=request.suffix, think=think)
             else:
                 values = template_values(messages=turns(request, model), think=think)
-            # A template from a client may use up its whole budget: not on the event loop.
-            text = await asyncio.to_thread(go.execute, values) if request.template else go.execute(values)
-            return prefix + text, 0
+            return prefix + await executed(self.apart, request.template or prompting.go, values), 0
         messages = turns(request, model)
-        text, left_out = await self._fit(messages, (), prompting, engine, num_ctx, think, request.truncate is not False)
+        rendering = Rendering(prompting, messages, (), think)
+        text, left_out = await fitted(self.apart, engine, rendering, num_ctx, truncate=request.truncate is not False)
         return prefix + text, left_out
 
     # -- chat ----------------------------------------------------------------------------------------------
@@ -282,6 +282,7 @@ class Service:
         if not request.messages and request.keep_alive == 0:
             await self.residency.unload(model)
             return Instant("unload")
+        await _known(model)
         think = self._check(model, request.model, "chat", request.think, tools=bool(request.tools))
         lease, options, num_ctx = await self._lease(model, request.options, request.keep_alive)
         load_ns = time.monotonic_ns() - began
@@ -295,9 +296,10 @@ class Service:
             if lease.engine.facts.takes_messages:
                 chat = _unrendered(request, chat_of(messages, request.tools, think))
                 return await self._run(_Job.of(request, options, num_ctx, ""), lease, began, load_ns, chat=chat)
-            prompting = self.prompter.of(model, lease.engine.facts)
-            prompt, left_out = await self._fit(
-                messages, request.tools, prompting, lease.engine, num_ctx, think, request.truncate is not False
+            prompting = await prepared(self.prompter, model, lease.engine.facts)
+            rendering = Rendering(prompting, messages, request.tools, think)
+            prompt, left_out = await fitted(
+                self.apart, lease.engine, rendering, num_ctx, truncate=request.truncate is not False
             )
             if request.debug_render_only:
                 lease.release()
@@ -431,41 +433,6 @@ class Service:
             extra += (("vllm_args", " ".join(filter(None, words))),)
         return extra
 
-    async def _fit(
-        self,
-        messages: tuple[Message, ...],
-        tools: tuple[Tool, ...],
-        prompting: Prompting,
-        engine: Engine,
-        num_ctx: int,
-        think: Think | None,
-        truncate: bool,
-    ) -> tuple[str, int]:
-        """The prompt of the conversation, its oldest messages dropped until it fits the context, and how many were.
-
-        System messages and the last message always stay. A prompt of no more bytes than the context has tokens
-        fits without asking the tokenizer, for a token is at least one byte.
-        """
-        tagged = tag_images(messages)
-        prompt = await _rendered(prompting, tagged, tools, think)
-        limit = num_ctx
-        if not truncate or len(messages) < 2 or await _fits(engine, prompt, limit):
-            return prompt, 0
-        low, high = 1, len(tagged) - 1
-        best = await _rendered(prompting, tail(messages, high), tools, think)
-        start = high
-        # Each dropped message makes the prompt shorter, so the first cut that fits is found by halving.
-        while low < high:
-            middle = (low + high) // 2
-            text = await _rendered(prompting, tail(messages, middle), tools, think)
-            if await _fits(engine, text, limit):
-                best, start, high = text, middle, middle
-            else:
-                low = middle + 1
-        left_out = sum(message.role != "system" for message in tagged[:start])
-        log.warning("dropped %d of %d messages to fit num_ctx %d", left_out, len(messages), limit)
-        return best, left_out
-
     async def _run(
         self,
         job: _Job,
@@ -484,9 +451,7 @@ class Service:
     ) -> Reply:
         options = job.options
         try:
-            # A schema may take a while to become a grammar.
-            schema = isinstance(job.format, dict)
-            constraint = await asyncio.to_thread(_constraint, job.format) if schema else _constraint(job.format)
+            constraint = await constraint_of(self.apart, job.format)
             if constraint is not None and constrain_after:
                 constraint = replace(constraint, after=constrain_after)
             generation = Generation(
@@ -545,20 +510,10 @@ def _unrendered(request: GenerateRequest | ChatRequest, chat: Chat) -> Chat:
     return chat
 
 
-async def _rendered(
-    prompting: Prompting, messages: tuple[Message, ...], tools: tuple[Tool, ...], think: Think | None
-) -> str:
-    """The prompt; a long conversation is rendered off the event loop."""
-    if len(messages) > LARGE // 256 or sum(len(m.content) for m in messages) > LARGE:
-        return await asyncio.to_thread(prompting.render, messages, tools, think)
-    return prompting.render(messages, tools, think)
-
-
-async def _fits(engine: Engine, prompt: str, limit: int) -> bool:
-    # One token may be added in front (BOS), hence the strict comparison.
-    if len(prompt.encode()) < limit:
-        return True
-    return len(await engine.tokenize(prompt, limit=limit)) <= limit
+async def _known(model: Model) -> None:
+    """See to it that the model's capabilities are known, which are read from its templates."""
+    if long_template(model):
+        await asyncio.to_thread(lambda: model.capabilities)
 
 
 async def _context(engine: Engine, prompt: str, finished: Finished, cut: bool, text: str) -> tuple[int, ...]:
@@ -570,15 +525,3 @@ async def _context(engine: Engine, prompt: str, finished: Finished, cut: bool, t
     if not cut and finished.reason == "length":
         return finished.prompt_ids + finished.output_ids
     return tuple(await engine.tokenize(prompt + text))
-
-
-def _constraint(wanted: Any) -> Constraint | None:
-    if wanted is None:
-        return None
-    from vllama.prompts.structured import json_grammar, schema_grammar
-
-    if wanted == "json":
-        return Constraint(json_grammar(), schema="")
-    if isinstance(wanted, dict):
-        return Constraint(schema_grammar(wanted), schema=json.dumps(wanted))
-    raise RequestError(f'invalid format: {quote(str(wanted))}; expected "json" or a valid JSON Schema object')

@@ -20,6 +20,10 @@ class BudgetExceeded(jinja2.TemplateError):
     """The template does more, or makes more text, than any chat template needs."""
 
 
+class OutOfSteps(BudgetExceeded):
+    """Of the two: with a larger budget it may end well."""
+
+
 class Budget:
     """What one rendering may still spend. `left` is in operations, `limit` the longest text in characters."""
 
@@ -33,7 +37,7 @@ class Budget:
         """Pay `cost` operations."""
         self.left -= cost
         if self.left < 0:
-            raise BudgetExceeded("the template takes too many steps")
+            raise OutOfSteps("the template takes too many steps")
 
     def text(self, length: int) -> None:
         """Pay for a text of `length` characters that is about to be made."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import jinja2
 
-from vllama.errors import TemplateError
-from vllama.prompts.budget import OPERATIONS, TEXT_LIMIT, Budget, spending
+from vllama.errors import TemplateError, TemplateLimit
+from vllama.prompts.budget import OPERATIONS, TEXT_LIMIT, Budget, OutOfSteps, spending
 from vllama.prompts.messages import Message, Think, Tool
 from vllama.prompts.sandbox import compile_template
 
@@ -31,6 +31,10 @@ class JinjaTemplate:
         self.text = text
         self._template = _compile(text)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Compiled code cannot be pickled; the text says it all.
+        return JinjaTemplate, (self.text,)
+
     def render(
         self,
         messages: Sequence[Message],
@@ -40,11 +44,13 @@ class JinjaTemplate:
         bos: str = "",
         eos: str = "",
         add_generation_prompt: bool = True,
+        operations: int = OPERATIONS,
     ) -> str:
         """The prompt for a chat.
 
         `think` None leaves the template's own default. Raises `TemplateError`: with the template's own message where
-        it calls raise_exception, and when it takes more steps or makes more text than any chat template needs.
+        it calls raise_exception, and when it makes too much text; `TemplateLimit` when it takes
+        more than so many operations (and one for each 16 characters of the chat).
         """
         variables: dict[str, Any] = {
             "messages": [_message(message) for message in messages],
@@ -60,7 +66,7 @@ class JinjaTemplate:
             if think.enabled and think.level:
                 variables["reasoning_effort"] = think.level
         size = sum(len(message.content) + len(message.thinking) for message in messages)
-        budget = Budget(OPERATIONS + size // 16, TEXT_LIMIT + 4 * size)
+        budget = Budget(operations + size // 16, TEXT_LIMIT + 4 * size)
         return _run(self._template, variables, budget)
 
 
@@ -73,6 +79,8 @@ def _run(template: jinja2.Template, variables: dict[str, Any], budget: Budget) -
                 length += len(part)
                 budget.text(length if length > budget.limit else 0)
                 parts.append(part)
+    except OutOfSteps as error:
+        raise TemplateLimit(str(error)) from None
     except jinja2.TemplateError as error:
         raise TemplateError(error.message or type(error).__name__) from None
     except RecursionError:

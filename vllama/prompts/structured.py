@@ -29,6 +29,11 @@ MAX_DEPTH = 100
 MAX_MEMBERS = 1000
 """Properties of one object, or items of one tuple: the engine's parser goes through them recursively."""
 
+
+class SchemaTooLarge(RequestError):
+    """More schemas within the schema than may be."""
+
+
 NOT_ENFORCED = frozenset(["uniqueItems", "multipleOf", "format", "contentEncoding", "contentMediaType"])
 """Keywords that narrow a schema and are accepted without effect (`format` only where it is not in FORMATS)."""
 
@@ -59,9 +64,12 @@ def json_grammar() -> str:
     return _write({}, "object")
 
 
-def schema_grammar(schema: Mapping[str, Any]) -> str:
-    """GBNF for the documents of a JSON schema (decoded JSON). Raises `RequestError` naming the place."""
-    return _Builder(schema).build()
+def schema_grammar(schema: Mapping[str, Any], *, most: int = MAX_SCHEMAS) -> str:
+    """GBNF for the documents of a JSON schema (decoded JSON). Raises `RequestError` naming the place.
+
+    `SchemaTooLarge` is raised at more than `most` schemas within it.
+    """
+    return _Builder(schema, most).build()
 
 
 def _write(rules: Mapping[str, str], root: str) -> str:
@@ -79,8 +87,9 @@ def _words(body: str) -> set[str]:
 class _Builder:
     """Turns one schema into rules. Expressions are GBNF that may be used inside of a sequence."""
 
-    def __init__(self, root: Mapping[str, Any]) -> None:
+    def __init__(self, root: Mapping[str, Any], most: int) -> None:
         self._root = root
+        self._most = most
         self._rules: dict[str, str] = {}
         self._by_pointer: dict[str, str] = {}
         self._starts: dict[str, set[str]] = {}
@@ -103,6 +112,11 @@ class _Builder:
             _refuse(f"the grammar would have more than {MAX_GRAMMAR} characters", "#")
         return grammar
 
+    def _count(self, at: str) -> None:
+        self._schemas += 1
+        if self._schemas > self._most:
+            raise SchemaTooLarge(f"format: more than {self._most} schemas (at {at})")
+
     def _rule(self, body: str, name: str | None = None) -> str:
         """Give an expression a name, so that it is written once."""
         name = name or f"r{len(self._rules)}"
@@ -114,9 +128,7 @@ class _Builder:
 
     def _expression(self, schema: Any, at: str, depth: int, chain: tuple[str, ...]) -> str:
         """`chain` holds the references that were followed since the last character of the document."""
-        self._schemas += 1
-        if self._schemas > MAX_SCHEMAS:
-            _refuse(f"more than {MAX_SCHEMAS} schemas", at)
+        self._count(at)
         if depth > MAX_DEPTH:
             _refuse("the schema is nested too deeply", at)
         if schema is True:
@@ -180,9 +192,7 @@ class _Builder:
             return {}
         if not isinstance(schema, Mapping):
             _refuse("a schema must be an object", at)
-        self._schemas += 1
-        if self._schemas > MAX_SCHEMAS:
-            _refuse(f"more than {MAX_SCHEMAS} schemas", at)
+        self._count(at)
         if "$ref" in schema:
             pointer = schema["$ref"]
             target = self._resolve(pointer, f"{at}/$ref")

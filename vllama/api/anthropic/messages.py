@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from vllama.api.anthropic.shape import MessageShape
 from vllama.api.envelopes import anthropic_request, send_error
 from vllama.api.events import answer
-from vllama.api.http import JSON, DisconnectWatcher, Endpoint, Receive, Scope, Send, dumps, read_body, send_json
-from vllama.api.ollama.chat import forbid_files, parsed
+from vllama.api.http import JSON, DisconnectWatcher, Endpoint, Receive, Scope, Send, dumps, read_parts, send_json
+from vllama.api.large import parsed
+from vllama.api.ollama.chat import forbid_files
 from vllama.api.read_anthropic import read_count_tokens, read_messages
 from vllama.core.requests import ChatRequest
 from vllama.errors import RequestError
@@ -22,9 +23,9 @@ def messages_endpoint(service: Service) -> Endpoint:
     """POST /v1/messages."""
 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_body(scope, receive)
+        body = await read_parts(scope, receive)
         try:
-            request, extras = await parsed(read_messages, body)
+            request, extras = await parsed(service, read_messages, body)
         except RequestError as error:
             await send_error(send, anthropic_request(error))
             return
@@ -40,9 +41,9 @@ def count_tokens_endpoint(service: Service) -> Endpoint:
     """POST /v1/messages/count_tokens: exact, by the model's own template and tokenizer."""
 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_body(scope, receive)
+        body = await read_parts(scope, receive)
         try:
-            request = await parsed(read_count_tokens, body)
+            request = await parsed(service, read_count_tokens, body)
         except RequestError as error:
             await send_error(send, anthropic_request(error))
             return

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from vllama.api import envelopes
-from vllama.api.http import DisconnectWatcher, Endpoint, Receive, Scope, Send, header, read_body
+from vllama.api.http import DisconnectWatcher, Endpoint, Receive, Scope, Send, header, read_parts
+from vllama.api.large import parsed
 from vllama.api.read import read_chat, read_generate
 from vllama.api.streaming import ChatShape, GenerateShape, answer
 from vllama.core.replies import Reply
@@ -18,18 +18,7 @@ from vllama.models.library import looks_like_path
 if TYPE_CHECKING:
     from vllama.core.service import Service
 
-LARGE = 64 << 10
-"""Bodies of more bytes than this are parsed in a thread, so that one of them never stops all streams."""
-
-T = TypeVar("T")
 R = TypeVar("R", ChatRequest, GenerateRequest)
-
-
-async def parsed(read: Callable[[bytes], T], body: bytes) -> T:
-    """`read(body)`, off the event loop when the body is large."""
-    if len(body) > LARGE:
-        return await asyncio.to_thread(read, body)
-    return read(body)
 
 
 def forbid_files(scope: Scope, model: str) -> None:
@@ -43,19 +32,22 @@ def forbid_files(scope: Scope, model: str) -> None:
 
 def chat_endpoint(service: Service) -> Endpoint:
     """POST /api/chat."""
-    return _endpoint(read_chat, service.chat, ChatShape())
+    return _endpoint(service, read_chat, service.chat, ChatShape())
 
 
 def generate_endpoint(service: Service) -> Endpoint:
     """POST /api/generate."""
-    return _endpoint(read_generate, service.generate, GenerateShape())
+    return _endpoint(service, read_generate, service.generate, GenerateShape())
 
 
 def _endpoint(
-    read: Callable[[bytes], R], run: Callable[[R], Awaitable[Reply]], shape: ChatShape | GenerateShape
+    service: Service,
+    read: Callable[[bytes], R],
+    run: Callable[[R], Awaitable[Reply]],
+    shape: ChatShape | GenerateShape,
 ) -> Endpoint:
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
-        request = await parsed(read, await read_body(scope, receive))
+        request = await parsed(service, read, await read_parts(scope, receive))
         forbid_files(scope, request.model)
         stream = request.stream is not False
         # Loading a model and waiting for a free sequence may take long: a client that goes away meanwhile

@@ -9,8 +9,20 @@ from typing import TYPE_CHECKING
 
 from vllama.api.bodies import CreateBody
 from vllama.api.envelopes import ollama, ollama_stream, send_error
-from vllama.api.http import END, JSON, NDJSON, Endpoint, Receive, Scope, Send, dumps, read_body, send_json, start_stream
-from vllama.api.ollama.chat import parsed
+from vllama.api.http import (
+    END,
+    JSON,
+    NDJSON,
+    Endpoint,
+    Receive,
+    Scope,
+    Send,
+    dumps,
+    read_parts,
+    send_json,
+    start_stream,
+)
+from vllama.api.large import parsed
 from vllama.api.read import read_create
 from vllama.core.creating import create_model
 from vllama.errors import VllamaError
@@ -32,7 +44,7 @@ def create_endpoint(service: Service) -> Endpoint:
     """
 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
-        body = await parsed(read_create, await read_body(scope, receive))
+        body = await parsed(service, read_create, await read_parts(scope, receive))
         steps = create_model(_request(body), service.library, service.settings, _puller(service))
         stream = body.stream is not False
         started = False

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vllama.api.embeddings import embed_json, embeddings_json, written
-from vllama.api.http import DisconnectWatcher, Endpoint, Receive, Scope, Send, read_body, send_json
-from vllama.api.ollama.chat import forbid_files, parsed
+from vllama.api.http import DisconnectWatcher, Endpoint, Receive, Scope, Send, read_parts, send_json
+from vllama.api.large import parsed
+from vllama.api.ollama.chat import forbid_files
 from vllama.api.read import read_embed, read_embeddings
 from vllama.core.replies import Embedded
 from vllama.core.requests import EmbedRequest
@@ -30,7 +31,7 @@ def _endpoint(
     service: Service, read: Callable[[bytes], EmbedRequest], write: Callable[[Embedded, str], bytes]
 ) -> Endpoint:
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
-        request = await parsed(read, await read_body(scope, receive))
+        request = await parsed(service, read, await read_parts(scope, receive))
         forbid_files(scope, request.model)
         async with DisconnectWatcher(receive) as watcher:
             payload = await written(write, await service.embed(request), request.model)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from vllama.api.bodies import OpenAIExtras
 from vllama.api.envelopes import openai_request, send_error
-from vllama.api.http import DisconnectWatcher, Endpoint, Receive, Scope, Send, read_body
-from vllama.api.ollama.chat import forbid_files, parsed
+from vllama.api.http import DisconnectWatcher, Endpoint, Receive, Scope, Send, read_parts
+from vllama.api.large import parsed
+from vllama.api.ollama.chat import forbid_files
 from vllama.api.openai.streaming import ChatShape, CompletionShape, Shape, answer
 from vllama.api.read import FieldError
 from vllama.api.read_openai import read_openai_chat, read_openai_completion
@@ -23,23 +24,24 @@ R = TypeVar("R")
 
 def chat_completions_endpoint(service: Service) -> Endpoint:
     """POST /v1/chat/completions."""
-    return _endpoint(read_openai_chat, service.chat, ChatShape)
+    return _endpoint(service, read_openai_chat, service.chat, ChatShape)
 
 
 def completions_endpoint(service: Service) -> Endpoint:
     """POST /v1/completions."""
-    return _endpoint(read_openai_completion, service.generate, CompletionShape)
+    return _endpoint(service, read_openai_completion, service.generate, CompletionShape)
 
 
 def _endpoint(
+    service: Service,
     read: Callable[[bytes], tuple[R, OpenAIExtras]],
     run: Callable[[R], Awaitable[Reply]],
     shape: Callable[[OpenAIExtras], Shape],
 ) -> Endpoint:
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_body(scope, receive)
+        body = await read_parts(scope, receive)
         try:
-            request, extras = await parsed(read, body)
+            request, extras = await parsed(service, read, body)
         except FieldError:
             raise
         except RequestError as error:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from vllama.api.embeddings import openai_json, written
 from vllama.api.envelopes import openai_request, send_error
-from vllama.api.http import JSON, DisconnectWatcher, Endpoint, Receive, Scope, Send, read_body, send_json
-from vllama.api.ollama.chat import forbid_files, parsed
+from vllama.api.http import JSON, DisconnectWatcher, Endpoint, Receive, Scope, Send, read_parts, send_json
+from vllama.api.large import parsed
+from vllama.api.ollama.chat import forbid_files
 from vllama.api.read import FieldError
 from vllama.api.read_openai import read_openai_embed
 from vllama.errors import RequestError
@@ -20,9 +21,9 @@ def v1_embeddings_endpoint(service: Service) -> Endpoint:
     """POST /v1/embeddings."""
 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_body(scope, receive)
+        body = await read_parts(scope, receive)
         try:
-            request, extras = await parsed(read_openai_embed, body)
+            request, extras = await parsed(service, read_openai_embed, body)
         except FieldError:
             raise
         except RequestError as error:

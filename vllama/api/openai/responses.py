@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from vllama.api.envelopes import openai_request, send_error
 from vllama.api.events import answer
-from vllama.api.http import DisconnectWatcher, Endpoint, Receive, Scope, Send, read_body
-from vllama.api.ollama.chat import forbid_files, parsed
+from vllama.api.http import DisconnectWatcher, Endpoint, Receive, Scope, Send, read_parts
+from vllama.api.large import parsed
+from vllama.api.ollama.chat import forbid_files
 from vllama.api.openai.response_shape import ResponseShape
 from vllama.api.read import FieldError
 from vllama.api.read_responses import read_responses
@@ -21,9 +22,9 @@ def responses_endpoint(service: Service) -> Endpoint:
     """POST /v1/responses."""
 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_body(scope, receive)
+        body = await read_parts(scope, receive)
         try:
-            request, extras = await parsed(read_responses, body)
+            request, extras = await parsed(service, read_responses, body)
         except FieldError:
             raise
         except RequestError as error:

@@ -75,11 +75,16 @@ class GoTemplate:
         """Whether the template mentions a name, in any case of letters."""
         return name.lower() in self.vars
 
-    def execute(self, values: TemplateValues) -> str:
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Closures cannot be pickled; the text says it all.
+        return parse, (self.text,)
+
+    def execute(self, values: TemplateValues, *, steps: int | None = None) -> str:
         """The prompt for a chat, or for filling in between `prompt` and `suffix` where both are given.
 
         Templates that mention `.Messages` see all of it; older ones run once for each turn of the user
-        and are cut after `.Response` at the last one. Raises TemplateError with Go's text.
+        and are cut after `.Response` at the last one. Raises TemplateError with Go's text, TemplateLimit after so many
+        `steps` (None: `MAX_STEPS` and more for many messages).
         """
         system, messages = collate(values.messages)
         common = {
@@ -88,7 +93,8 @@ class GoTemplate:
             "ThinkLevel": values.think_level,
             "IsThinkSet": values.is_think_set,
         }
-        steps = MAX_STEPS + _STEPS_PER_MESSAGE * len(values.messages)
+        if steps is None:
+            steps = MAX_STEPS + _STEPS_PER_MESSAGE * len(values.messages)
         if values.prompt and values.suffix:
             data = {"Prompt": values.prompt, "Suffix": values.suffix, **common}
             return clean(self._program.execute(data, steps)[0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
-from vllama.errors import TemplateError
+from vllama.errors import TemplateError, TemplateLimit
 from vllama.prompts.gotemplate.functions import CallError, Function
 from vllama.prompts.gotemplate.nodes import (
     Action,
@@ -98,7 +98,7 @@ class Run:
         """Takes steps from the budget."""
         self.steps -= steps
         if self.steps < 0:
-            raise self.error("the template takes too many steps")
+            raise TemplateLimit(self.error("the template takes too many steps").text)
 
     def assign(self, name: str, value: Value) -> None:
         """Sets the innermost variable of that name."""
