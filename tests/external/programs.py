@@ -60,6 +60,14 @@ def ollama_js() -> str | None:
     return None
 
 
+def ollama_python() -> str | None:
+    """A checkout of github.com/ollama/ollama-python, for its examples: OLLAMA_PYTHON."""
+    named = os.environ.get("OLLAMA_PYTHON")
+    if named and not (Path(named) / "examples").is_dir():
+        pytest.fail(f"OLLAMA_PYTHON={named} has no folder examples")
+    return str(Path(named).absolute()) if named else None
+
+
 FINDERS: dict[str, tuple[Callable[[], str | None], str]] = {
     "ollama": (ollama, "install it or set OLLAMA_BIN"),
     "llama-server": (llama_server, "run `nox -s build_llama_server` or set LLAMA_SERVER_BIN"),
@@ -67,6 +75,7 @@ FINDERS: dict[str, tuple[Callable[[], str | None], str]] = {
     "docker-registry": (registry, "install Debian's package docker-registry or set REGISTRY_BIN"),
     "node": (node, "install it or set NODE_BIN"),
     "ollama-js": (ollama_js, "run `npm install --no-save ollama` or set OLLAMA_JS to node_modules/ollama"),
+    "ollama-python": (ollama_python, "clone github.com/ollama/ollama-python and set OLLAMA_PYTHON to the folder"),
     "go": (go, "install it or set GO_BIN"),
 }
 
