@@ -81,6 +81,16 @@ RULES: tuple[tuple[str, str], ...] = (
     ("ignores what a schema says with `not`, a wrong `required` or an empty `enum`", "400 with the place"),
     ("create: uses `draft_files`", "501 `draft models are not supported yet`"),
     ("starts its runner anew, or breaks it, for `main_gpu` or `num_batch` that make no sense", "bounds them"),
+    (
+        "copy: refuses a source with a blank at its end or with `:local` behind its tag",
+        "takes it, as all other routes do",
+    ),
+    ("create: makes a model that runs elsewhere of `remote_host`", "ignores it, there is no cloud"),
+    (
+        "`parser` and `renderer` of a model choose code that is built in",
+        "`parser` chooses the format of tool calls only",
+    ),
+    ("`/api/me` and `/api/signout` ask ollama.com", "answer as if it was disabled"),
 )
 """What no single case shows. Each is a flaw of Ollama, or a route of vLLama's own."""
 
