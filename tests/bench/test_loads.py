@@ -17,6 +17,7 @@ import pytest
 from vllama.bench import probe
 from vllama.bench.loads import KNOWN_NEEDS, LOADS, Job, NotApplicable, Outcome, lacks
 from vllama.bench.loads.open_loop import schedule
+from vllama.bench.loads.two_models import SECOND, renamed
 from vllama.bench.measure import METRICS
 from vllama.bench.plan import KINDS, ModelFile, Plan, Scenario
 from vllama.bench.results import Sample, Slot
@@ -392,6 +393,82 @@ def test_a_cold_start_is_a_second_process_that_is_gone_afterwards(
     assert sample.extra["listen_ms"] > 0
     assert system.port == 1
     assert probe.descendants(os.getpid()) == before
+
+
+def test_each_request_has_a_connection_of_its_own(tmp_path: Path) -> None:
+    fake = FakeOllama()
+    samples, outcome, slot = drive(tmp_path, fake, scenario("fresh-connections", 2, 5))
+    assert len(fake._writers) == 5
+    assert fake.most == 2
+    assert not any(s.reused or s.reconnected for s in samples)
+    assert outcome.no_delay
+    with_connecting, without = value(slot, samples, "connect_ttft"), value(slot, samples, "ttft")
+    assert with_connecting is not None
+    assert without is not None
+    assert with_connecting > without
+
+
+def test_memory_is_read_fresh_after_work_and_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory meter is the test's: it goes up by one MiB with each reading."""
+    sizes = iter(range(1, 100))
+    monkeypatch.setattr(FakeSystem, "pids", lambda self: [1])
+    monkeypatch.setattr(probe.TreeMeter, "pss", lambda self: next(sizes) * 2**20)
+    job = job_of(scenario("memory", 2, 7, n_out=2, prompt_tokens=20, fill_tokens=60))
+    system = FakeSystem(setup(tmp_path))
+    system.port = 1
+    before = probe.descendants(os.getpid())
+    outcome = asyncio.run(LOADS["memory"].drive(system, job))
+    samples = outcome.later(0, 0)
+    assert [s.role for s in samples] == ["first", *["busy"] * 4, *["full"] * 2]
+    assert all(s.ok for s in samples)
+    # A passage's length in characters at 4.6 a token.
+    assert [len(p) > 200 for p in job.prompts] == [False] * 5 + [True] * 2
+    found = [outcome.extra[f"pss_{when}_mib"] for when in ("start", "busy", "full")]
+    assert found == sorted(found)
+    assert len(set(found)) == 3
+    assert probe.descendants(os.getpid()) == before
+
+
+def test_the_cache_is_filled_between_two_rounds_of_a_single_reader(tmp_path: Path) -> None:
+    fake = FakeOllama()
+    fake.loaded = True
+    samples, _, slot = drive(tmp_path, fake, scenario("idle-cache", 3, 7, prompt_tokens=80))
+    assert [s.role for s in samples] == ["empty"] * 2 + ["fill"] * 3 + ["full"] * 2
+    assert [s.n_asked for s in samples] == [6, 6, 1, 1, 1, 6, 6]
+    assert fake.requests[0][1]["keep_alive"] == 0
+    # Loading comes first, with an empty prompt; then the lengths.
+    assert [len(prompt) > 200 for prompt in fake.prompts[1:]] == [False] * 2 + [True] * 3 + [False] * 2
+    assert fake.loads == 1
+    assert fake.most == 3
+    assert value(slot, samples, "idle_cache") == pytest.approx(1.0, abs=0.9)
+
+
+def test_two_models_answer_alone_and_then_together(tmp_path: Path) -> None:
+    fake = FakeOllama()
+    samples, _, slot = drive(tmp_path, fake, scenario("two-models", 2, 4))
+    asked = [body["model"] for path, body in fake.requests if body.get("prompt")]
+    assert asked[:2] == ["m", SECOND]
+    assert sorted(asked[2:]) == sorted(["m", SECOND])
+    assert [s.role for s in samples] == ["alone"] * 2 + ["together"] * 2
+    assert [s.extra["model"] for s in samples] == [0.0, 1.0] * 2
+    assert fake.most == 2
+    assert [b.get("keep_alive") for _, b in fake.requests if not b.get("prompt")] == [-1, 0]
+    total, slower = value(slot, samples, "beside_sum"), value(slot, samples, "beside_each")
+    assert total is not None
+    assert slower is not None
+    assert total >= 2 * slower
+
+
+def test_a_second_model_is_the_file_with_another_name(tmp_path: Path) -> None:
+    name = b"SmolName"
+    head = b"GGUF...." + (12).to_bytes(8, "little") + b"general.name" + (8).to_bytes(4, "little")
+    data = head + len(name).to_bytes(8, "little") + name + b"tail"
+    path = tmp_path / "m.gguf"
+    path.write_bytes(data)
+    assert renamed(path) == data.replace(b"SmolName", b"SmolNamx")
+    path.write_bytes(data.replace(b"general.name", b"general.nome"))
+    with pytest.raises(NotApplicable, match="no name"):
+        renamed(path)
 
 
 def test_what_a_system_cannot_do_is_said(tmp_path: Path) -> None:

@@ -259,6 +259,39 @@ def _role_ttft(role: str) -> Callable[[Slot, Sequence[Sample]], float | None]:
     return of
 
 
+def _role_tps(role: str) -> Callable[[Slot, Sequence[Sample]], float | None]:
+    def of(slot: Slot, samples: Sequence[Sample]) -> float | None:
+        usable = _usable(samples, role)
+        span = max(s.t_end for s in usable) - min(s.t_sent for s in usable) if usable else 0
+        return sum(s.n_out for s in usable) / (span / 1e9) if span > 0 else None
+
+    return of
+
+
+def idle_share(slot: Slot, samples: Sequence[Sample]) -> float | None:
+    """Decode speed beside a full cache over that beside an empty one; medians of the slot."""
+    full, empty = (_rates(slot, _usable(samples, role)) for role in ("full", "empty"))
+    return median(full) / median(empty) if full and empty else None
+
+
+def _beside(samples: Sequence[Sample], slot: Slot) -> tuple[list[float], list[float]]:
+    """Decode rates of two models alone and together."""
+    alone, together_ = (_rates(slot, _usable(samples, role)) for role in ("alone", "together"))
+    return (alone, together_) if len(alone) > 1 and len(together_) > 1 else ([], [])
+
+
+def beside_sum(slot: Slot, samples: Sequence[Sample]) -> float | None:
+    """Decode rates of two models that generate at once, added up, over that of one alone."""
+    alone, at_once = _beside(samples, slot)
+    return sum(at_once) / median(alone) if alone else None
+
+
+def beside_each(slot: Slot, samples: Sequence[Sample]) -> float | None:
+    """The slower of two models that generate at once over one alone."""
+    alone, at_once = _beside(samples, slot)
+    return min(at_once) / median(alone) if alone else None
+
+
 def later_turn_ms(slot: Slot, samples: Sequence[Sample]) -> float | None:
     """Time to first text in every turn of a conversation but the first."""
     return _first_ms([s for s in _usable(samples) if s.role.startswith("turn") and s.role != "turn1"])
@@ -332,6 +365,13 @@ def lost(slot: Slot, samples: Sequence[Sample]) -> float | None:
     if slot.kind != "burst":
         return None
     return float(slot.requests - sum(not s.failed for s in samples))
+
+
+def connecting_ttft_ms(slot: Slot, samples: Sequence[Sample]) -> float | None:
+    """From the beginning of a new connection to the first text of the one request that it carries."""
+    if slot.kind != "fresh-connections":
+        return None
+    return _median([(s.texts[0] - s.t_sched) / 1e6 for s in _usable(samples) if s.texts])
 
 
 def cold_start_ms(slot: Slot, samples: Sequence[Sample]) -> float | None:
@@ -423,6 +463,10 @@ METRICS: dict[str, Metric] = {
                "beginning that the server has not seen; median", _role_ttft("cold")),
         Metric("ttft_warm", "first text, known prefix", "ms", "lower", 1, "the same in a second round behind the same "
                "beginning", _role_ttft("warm")),
+        Metric("aggregate_cold", "aggregate, new prefix", "tok/s", "higher", 1, "output tokens of the round whose "
+               "beginning the server has not seen / (last end - first request sent)", _role_tps("cold")),
+        Metric("aggregate_warm", "aggregate, known prefix", "tok/s", "higher", 1, "the same of the second round",
+               _role_tps("warm")),
         Metric("ttft_turn1", "first text, first turn", "ms", "lower", 1, "time to first text in the first turn of a "
                "conversation; median", _role_ttft("turn1")),
         Metric("ttft_turns", "first text, later turns", "ms", "lower", 1, "the same in all later turns", later_turn_ms),
@@ -438,6 +482,8 @@ METRICS: dict[str, Metric] = {
                scheduled_e2e_max_ms),
         Metric("late", "sent late", "%", "lower", 1, "requests of an open loop that the client sent more than 10 ms "
                "after their time", late_share),
+        Metric("connect_ttft", "first text, new connection", "ms", "lower", 1, "from the beginning of a new connection "
+               "to the first text of the one request that it carries; median", connecting_ttft_ms),
         Metric("refused", "refused", "requests", "lower", 0, "requests of a burst that were answered 503", refused),
         Metric("lost", "lost", "requests", "lower", 0, "requests of a burst that were neither answered nor refused",
                lost),
@@ -461,6 +507,18 @@ METRICS: dict[str, Metric] = {
         Metric("embed", "embeddings", "texts/s", "higher", 1, "texts / time of their requests", embeddings_rate),
         Metric("valid", "valid JSON", "%", "higher", 0, "answers that are whole JSON with the keys that the schema "
                "demands", valid_share),
+        Metric("pss_start", "memory at start", "MiB", "lower", 0, "proportional set size of a fresh process tree after "
+               "its first answer", _extra("pss_start_mib")),
+        Metric("pss_busy", "memory after work", "MiB", "lower", 0, "the same after some dozen different prompts",
+               _extra("pss_busy_mib")),
+        Metric("pss_full", "memory when full", "MiB", "lower", 0, "the same after as many requests at once as it "
+               "serves, each with nearly its whole context", _extra("pss_full_mib")),
+        Metric("idle_cache", "full cache ÷ empty", "", "higher", 3, "decode speed while the cache is full of other "
+               "prompts, over that of a model that was just loaded", idle_share),
+        Metric("beside_sum", "two models, sum ÷ one", "", "higher", 2, "decode speeds of two models that generate at "
+               "once, added up, over that of one alone", beside_sum),
+        Metric("beside_each", "two models, slower ÷ one", "", "higher", 2, "the slower of the two over one alone",
+               beside_each),
         Metric("idle_cpu", "idle CPU", "ms/s", "lower", 2, "CPU time of the process tree while nobody asks", idle_cpu),
     )
 }  # fmt: skip

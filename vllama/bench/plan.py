@@ -45,6 +45,7 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "closed": Kind(may=("ceiling", "prompt_tokens", "rounds"), screened=True),
+    "fresh-connections": Kind(may=("prompt_tokens",), screened=True),
     "prefill": Kind(needs=("prompt_tokens",)),
     "shared-prefix": Kind(needs=("prompt_tokens",), samples="twice the concurrency"),
     "conversation": Kind(needs=("turns",), samples="concurrency times turns"),
@@ -59,6 +60,9 @@ KINDS: dict[str, Kind] = {
     "embeddings": Kind(needs=("inputs", "prompt_tokens")),
     "idle": Kind(needs=("idle_s",), samples="none"),
     "constrained": Kind(needs=("json_schema",)),
+    "memory": Kind(needs=("prompt_tokens", "fill_tokens"), samples="more than twice the concurrency"),
+    "idle-cache": Kind(needs=("prompt_tokens",), samples="the concurrency and an even number"),
+    "two-models": Kind(samples="twice the concurrency"),
 }
 
 LANES = ("matched", "defaults")
@@ -88,11 +92,12 @@ class Scenario:
     ("matched"), or both.
 
     The keys below `lanes` belong to some kinds only (`KINDS`): `prompt_tokens` about how long the long prompts are
-    (the prefix in "shared-prefix", each input in "embeddings"), `turns` of a conversation, `join_after_s` seconds until
-    the long prompt joins, `rate` requests a second, `cancel_after` events until the client hangs up, `keep_alive_s`
-    seconds, `num_ctx` context lengths asked for in turn, `inputs` of one embeddings request, `idle_s` seconds,
-    `json_schema` as text, `rounds` the parts of equal size that a slot is cut into, to be measured in turns with the
-    slots of the other systems (0 = each slot in one piece).
+    (the prefix in "shared-prefix", each input in "embeddings", those that fill the cache in "idle-cache", all but the
+    last ones in "memory"), `fill_tokens` how long the last ones in "memory" are, `turns` of a conversation,
+    `join_after_s` seconds until the long prompt joins, `rate` requests a second, `cancel_after` events until the
+    client hangs up, `keep_alive_s` seconds, `num_ctx` context lengths asked for in turn, `inputs` of one embeddings
+    request, `idle_s` seconds, `json_schema` as text, `rounds` the parts of equal size that a slot is cut into, to be
+    measured in turns with the slots of the other systems (0 = each slot in one piece).
     """
 
     id: str
@@ -108,6 +113,7 @@ class Scenario:
     lanes: tuple[str, ...] = LANES
     slo: Slo = field(default_factory=Slo)
     prompt_tokens: int = 0
+    fill_tokens: int = 0
     turns: int = 0
     join_after_s: float = 0.0
     rate: float = 0.0
@@ -215,18 +221,18 @@ class Plan:
         def nonce(index: int, tried: int = 0) -> str:
             return hashlib.sha256(f"{self.seed}/{cell.id}/{block}/{index}/{tried}".encode()).hexdigest()[:8]
 
-        def long(index: int, tried: int = 0) -> str:
-            return _compose(nonce(index, tried), passages, index, scenario.prompt_tokens)
+        def long(index: int, tokens: int, tried: int = 0) -> str:
+            return _compose(nonce(index, tried), passages, index, tokens)
 
-        prefix = long(-1) if scenario.kind == "shared-prefix" else ""
+        prefix = long(-1, scenario.prompt_tokens) if scenario.kind == "shared-prefix" else ""
         prompts = []
         for index in range(cell.requests * (scenario.inputs or 1)):
             tried = attempt[index] if attempt else 0
             short = f"{nonce(index, tried)}. {passages[index % len(passages)]}"
             if scenario.kind == "shared-prefix":
                 prompts.append(f"{prefix} {short}")
-            elif _is_long(scenario, cell, index):
-                prompts.append(long(index, tried))
+            elif tokens := _tokens(scenario, cell, index):
+                prompts.append(long(index, tokens, tried))
             else:
                 prompts.append(short)
         return prompts
@@ -236,7 +242,8 @@ class Plan:
         scenario = self.scenario(cell.scenario)
         if not KINDS[cell.kind].screened:
             return []
-        return [index for index in range(cell.requests) if cell.kind == "closed" or not _is_long(scenario, cell, index)]
+        free = cell.kind in ("closed", "fresh-connections")
+        return [index for index in range(cell.requests) if free or not _tokens(scenario, cell, index)]
 
     def warmup_prompts(self, count: int, salt: str) -> list[str]:
         """Prompts for warming up: other passages and other nonces than any measured one."""
@@ -251,14 +258,19 @@ ask for it are paused all the same), every one is paused with SIGSTOP, or every 
 its slot, for machines whose memory does not hold them all."""
 
 
-def _is_long(scenario: Scenario, cell: Cell, index: int) -> bool:
-    """Whether a prompt has the length `prompt_tokens`: all of a closed loop, every other of "prefill", the last of
-    "mixed"."""
-    if not scenario.prompt_tokens:
-        return False
-    if scenario.kind == "prefill":
-        return index % 2 == 0
-    return scenario.kind != "mixed" or index == cell.requests - 1
+def _tokens(scenario: Scenario, cell: Cell, index: int) -> int:
+    """About how long a prompt is to be, 0 for a passage as it is. Long are all of a closed loop that gives a length,
+    every other of "prefill", the last of "mixed", the middle ones of "idle-cache", and in "memory" all, the last ones
+    more than the others."""
+    last = cell.requests - cell.concurrency
+    short = {
+        "prefill": index % 2 == 1,
+        "mixed": index < cell.requests - 1,
+        "idle-cache": not last // 2 <= index < last // 2 + cell.concurrency,
+    }
+    if short.get(scenario.kind, False):
+        return 0
+    return scenario.fill_tokens if scenario.kind == "memory" and index >= last else scenario.prompt_tokens
 
 
 def _compose(nonce: str, passages: Sequence[str], start: int, tokens: int) -> str:
@@ -360,6 +372,8 @@ def _check_load(name: str, scenario: Scenario, concurrency: int, requests: int) 
         "twice the concurrency": requests == 2 * concurrency,
         "concurrency times turns": requests == concurrency * scenario.turns,
         "the concurrency plus one": requests == concurrency + 1,
+        "the concurrency and an even number": requests > concurrency and (requests - concurrency) % 2 == 0,
+        "more than twice the concurrency": requests > 2 * concurrency,
     }
     if not fits[wanted]:
         raise ConfigError(f"{name}: requests of kind {scenario.kind!r} must be {wanted}, not {requests}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from vllama.errors import ConfigError
 
@@ -46,4 +47,5 @@ def _read(row: object, place: str) -> ModelSettings:
                 raise ConfigError(f"{place}.capabilities must be a list of {', '.join(CAPABILITIES)}")
         elif not isinstance(value, str):
             raise ConfigError(f"{place}.{key} must be a string")
-    return ModelSettings(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    return ModelSettings(**values)

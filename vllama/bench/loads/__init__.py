@@ -13,14 +13,18 @@ from vllama.bench.loads import (
     constrained,
     conversation,
     embeddings,
+    fresh_connections,
     idle,
+    idle_cache,
     keep_alive,
+    memory,
     mixed,
     model_load,
     num_ctx,
     open_loop,
     prefill,
     shared_prefix,
+    two_models,
 )
 from vllama.bench.loads.base import Drive, Job, NotApplicable, Outcome
 from vllama.bench.plan import Cell, Scenario
@@ -39,6 +43,7 @@ class Load:
 
 
 _STREAM = frozenset({"stream"})
+_EITHER_WAY = ("closed", "fresh-connections")  # a scenario of these says itself whether it streams
 
 LOADS: dict[str, Load] = {
     "closed": Load(closed.drive),
@@ -49,12 +54,16 @@ LOADS: dict[str, Load] = {
     "open": Load(open_loop.drive, _STREAM),
     "burst": Load(burst.drive, _STREAM),
     "cancel": Load(cancel.drive, _STREAM | {"cancel"}),
+    "fresh-connections": Load(fresh_connections.drive),
     "cold-start": Load(cold_start.drive, _STREAM | {"restart"}),
     "load": Load(model_load.drive, _STREAM | {"unload"}),
     "keep-alive": Load(keep_alive.drive, _STREAM | {"keep_alive"}),
     "num-ctx": Load(num_ctx.drive, _STREAM | {"num_ctx"}),
     "embeddings": Load(embeddings.drive, frozenset({"embed"}), try_it=embeddings.try_it),
     "idle": Load(idle.drive, prepare=idle.settle),
+    "memory": Load(memory.drive, _STREAM | {"restart"}),
+    "idle-cache": Load(idle_cache.drive, _STREAM | {"unload"}),
+    "two-models": Load(two_models.drive, _STREAM | {"unload"}, try_it=two_models.make_second),
     "constrained": Load(constrained.drive, _STREAM | {"constrained"}),
 }
 
@@ -69,7 +78,9 @@ def lacks(system: System, scenario: Scenario, cell: Cell) -> str:
         return f"the scenario belongs to the lane {' and '.join(scenario.lanes)}; this system is in {system.lane}"
     if system.ceiling:
         return "" if cell.concurrency in scenario.ceiling else "the scenario does not ask for the ceiling here"
-    needs = LOADS[cell.kind].needs | (_STREAM if cell.stream and cell.kind == "closed" else frozenset())
+    needs = LOADS[cell.kind].needs | (
+        _STREAM if cell.stream and cell.kind in ("closed", "fresh-connections") else frozenset()
+    )
     missing = sorted(needs - system.capabilities)
     return f"it cannot: {', '.join(missing)}" if missing else ""
 

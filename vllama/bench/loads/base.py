@@ -53,11 +53,12 @@ class Drive(Protocol):
 class Wire:
     """The connections of one slot to one system, and what was sent on them, in the order of sending."""
 
-    def __init__(self, system: System, *, port: int = 0) -> None:
+    def __init__(self, system: System, *, port: int = 0, keep_alive: bool = True) -> None:
         if not isinstance(system, HttpSystem):
             raise NotApplicable("it has no server")
         self.system = system
         self.port = port or system.port
+        self.keep_alive = keep_alive
         self.sent: list[Sent] = []
         self._open: list[Connection] = []
         self._idle: list[Connection] = []
@@ -74,13 +75,13 @@ class Wire:
         """One request on a connection that is free, or a new one."""
         sent = Sent(Exchange(), prompt)
         self.sent.append(sent)
-        connection = self._idle.pop() if self._idle else Connection(self.port)
+        connection = self._idle.pop() if self._idle else Connection(self.port, keep_alive=self.keep_alive)
         self._open.append(connection)
         path, body = request
         sent.exchange = await connection.request(
             path, body, timeout=self.system.setup.timeout, cancel_after=cancel_after
         )
-        if connection.is_open:
+        if connection.is_open or not self.keep_alive:
             self._no_delay.append(connection.no_delay)
         self._open.remove(connection)
         self._idle.append(connection)
@@ -103,9 +104,9 @@ class Wire:
 
 
 @contextlib.asynccontextmanager
-async def wire(system: System) -> AsyncIterator[Wire]:
+async def wire(system: System, *, keep_alive: bool = True) -> AsyncIterator[Wire]:
     """A `Wire` that is closed at the end. Raises `NotApplicable` for a system without a server."""
-    made = Wire(system)
+    made = Wire(system, keep_alive=keep_alive)
     try:
         yield made
     finally:

@@ -17,12 +17,12 @@ from vllama.bench.systems.golden import Golden
 from vllama.bench.systems.http import HttpSystem
 from vllama.bench.systems.in_process import InProcess
 from vllama.bench.systems.llama_cpp_server import LlamaCppServer, LlamaCppServerUninterrupted
-from vllama.bench.systems.llama_server import LlamaServer, LlamaServerEmbeddings, LlamaServerTwin
+from vllama.bench.systems.llama_server import LlamaServer, LlamaServerEmbeddings, LlamaServerTwin, LlamaServerUnified
 from vllama.bench.systems.ollama import Ollama, OllamaOpenAI, OllamaParallel
 from vllama.bench.systems.ollama_child import OllamaChild
 from vllama.bench.systems.openai_engines import Max, Vllm
 from vllama.bench.systems.openai_url import OpenAIUrl
-from vllama.bench.systems.vllama import Scripted, Vllama, VllamaDefaults
+from vllama.bench.systems.vllama import Scripted, Vllama, VllamaDefaults, VllamaNoFlash
 from vllama.bench.systems.vllama_cpu import VllamaCpu
 from vllama.errors import ConfigError
 
@@ -31,11 +31,13 @@ SYSTEMS: dict[str, type[System]] = {
     for kind in (
         Vllama,
         VllamaDefaults,
+        VllamaNoFlash,
         VllamaBase,
         VllamaPlanted,
         VllamaCpu,
         LlamaServer,
         LlamaServerTwin,
+        LlamaServerUnified,
         LlamaServerEmbeddings,
         InProcess,
         Ollama,

@@ -71,6 +71,18 @@ class LlamaServerTwin(LlamaServer):
     title = "llama-server (twin)"
 
 
+class LlamaServerUnified(LlamaServer):
+    """The control with one KV memory for all slots, in which a slot can use what another has computed."""
+
+    key = "llama-server-unified"
+    title = "llama-server (--kv-unified)"
+
+    def command(self) -> tuple[list[str], dict[str, str]]:
+        """As the control, and the switch."""
+        argv, env = super().command()
+        return [*argv, "--kv-unified"], env
+
+
 class LlamaServerEmbeddings(LlamaServer):
     """The control for embeddings, which llama-server only gives when it was started for them."""
 

@@ -72,6 +72,17 @@ class VllamaDefaults(Vllama):
         return {}
 
 
+class VllamaNoFlash(Vllama):
+    """With flash attention off: what idle prompts cost shows most there."""
+
+    key = "vllama-no-flash"
+    title = "vLLama (no flash attention)"
+
+    def settings(self) -> dict[str, str]:
+        """Ollama's variable, besides the matched lane's."""
+        return {**super().settings(), "OLLAMA_FLASH_ATTENTION": "0"}
+
+
 class Scripted(Vllama):
     """The gateway alone: `vllama serve --engine scripted`, whose answers cost nothing. Not a model, so not a rival."""
 
