@@ -10,6 +10,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
 
 from tests.bench.test_measure import make_run
 from vllama.bench import report
@@ -371,3 +373,20 @@ def test_losses_within_the_noise_are_counted_above_and_listed_below(real: Run) -
     folded = rest.partition(f"## {WITHIN_TITLE}")[2].partition("\n## ")[0]
     assert "<details>" in folded
     assert folded.count("\n| ") == 1 + 1 + len(within)
+
+
+@pytest.mark.parametrize("count", [1, 4, 9])
+def test_a_legend_of_many_long_names_fits_on_the_page(count: int) -> None:
+    names = [f"llama_cpp.server ({n}, uninterrupted, twin)" for n in range(count)]
+    canvas = Canvas(figsize=(9, 3), layout="constrained")
+    axes = canvas.add_subplot()
+    for name in names:
+        axes.plot([0, 1], [0, 1], label=name)
+    drawing._legend(canvas, [axes])
+    FigureCanvasAgg(canvas).draw()
+    (legend,) = canvas.legends
+    box = legend.get_window_extent()
+    assert [text.get_text() for text in legend.get_texts()] == names
+    assert box.x0 >= 0
+    assert box.x1 <= canvas.bbox.x1
+    assert box.y1 <= axes.get_window_extent().y0

@@ -19,12 +19,18 @@ from vllama.bench.report.blocks import Figure
 # Okabe and Ito's colours: distinguishable with any kind of colour vision.
 COLOURS = ("#d55e00", "#000000", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d1f", "#7f7f7f", "#5e3c99")
 MARKERS = "osD^vPX<>*"
+FONT_SIZE = 9.0  # points
 
 
 def svg(figure: Figure) -> str:
     """The plot as one `<svg>` element without references to anything outside of it."""
     # Text as text: half the size, and it can be searched.
-    options: Any = {"svg.hashsalt": figure.id, "svg.fonttype": "none", "font.size": 9.0, "font.family": "DejaVu Sans"}
+    options: Any = {
+        "svg.hashsalt": figure.id,
+        "svg.fonttype": "none",
+        "font.size": FONT_SIZE,
+        "font.family": "DejaVu Sans",
+    }
     with rc_context(options):
         canvas = DRAWINGS[figure.shows](figure.data)
         FigureCanvasSVG(canvas)
@@ -74,9 +80,17 @@ def _legend(canvas: Canvas, axes: Sequence[Axes]) -> None:
     for one in axes:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    canvas.legend(
-        list(found.values()), list(found), loc="outside lower center", ncols=min(4, len(found)), frameon=False
-    )
+    columns = _columns(list(found), canvas)
+    rows = math.ceil(len(found) / columns)
+    canvas.set_figheight(canvas.get_figheight() + max(0, rows - 1) * 1.6 * FONT_SIZE / 72)
+    canvas.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _columns(labels: Sequence[str], canvas: Canvas) -> int:
+    """As many columns, at most four, as fit beside one another; a legend that is wider than the page is cut off."""
+    handle = 0.55  # inches: the sign, and the room before and behind the label
+    longest = max((len(label) for label in labels), default=0) * 0.6 * FONT_SIZE / 72
+    return max(1, min(4, len(labels), int(canvas.get_figwidth() / (handle + longest))))
 
 
 def forest(data: Any) -> Canvas:
