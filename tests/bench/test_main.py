@@ -15,6 +15,7 @@ import pytest
 from vllama.bench import __main__ as bench
 from vllama.bench.__main__ import COMMANDS, Command, build_parser, main
 from vllama.bench.exits import EXIT_INTERRUPTED, EXIT_MISSED, EXIT_OK, EXIT_USAGE
+from vllama.bench.run_command import without_home
 from vllama.bench.systems.base import SystemFailed, Unavailable
 from vllama.errors import ConfigError, VllamaError
 
@@ -180,3 +181,14 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="needs matplotlib, pandas: install the extra `bench`"):
         cli.bench(["report"])
+
+
+def test_the_home_directory_is_not_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "anna"))
+    assert without_home(str(tmp_path / "anna" / "models" / "m.gguf")) == "~/models/m.gguf"
+    assert without_home("/elsewhere/m.gguf") == "/elsewhere/m.gguf"
+    monkeypatch.chdir(tmp_path)
+    assert without_home("anna/m.gguf") == "~/m.gguf"
+    assert without_home("m.gguf") == "m.gguf"
+    monkeypatch.setenv("HOME", "/")
+    assert without_home("/elsewhere/m.gguf") == "/elsewhere/m.gguf"

@@ -195,7 +195,7 @@ def _plan(args: argparse.Namespace, root: Path) -> Plan:
         "seed": args.seed,
         "systems": args.systems.split(",") if args.systems else None,
         "scenarios": args.scenarios.split(",") if args.scenarios else None,
-        "model": {"path": args.model} if args.model else None,
+        "model": {"path": without_home(args.model)} if args.model else None,
         "threads": args.threads,
         "asleep": args.asleep,
     }
@@ -204,6 +204,12 @@ def _plan(args: argparse.Namespace, root: Path) -> Plan:
     if given := [f"--{name}" for name, value in changes.items() if value is not None]:
         raise ConfigError(f"{given[0]} cannot change a run that has begun")
     return plan_from_record(read_run(args.resume).plan)
+
+
+def without_home(path: str) -> str:
+    """A path below the home directory with ~ for it: records are published, and names of users are none of them."""
+    home, whole = Path.home(), Path(path).absolute()
+    return f"~/{whole.relative_to(home)}" if whole.is_relative_to(home) and home != Path(home.anchor) else path
 
 
 def _within(plan: Plan, root: Path, earlier: Sequence[Path], budget: float, say: Say) -> Plan:
