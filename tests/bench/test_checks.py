@@ -100,6 +100,7 @@ FAULTS: dict[str, tuple[str, Callable[[Run], Run]]] = {
     ),
     "no schedule": ("K2", lambda run: with_slots(run, kind="open")),
     "two at once": ("K3", lambda run: with_samples(run, lambda _, s: {"t_sent": 0})),
+    "weights from the disk": ("E3", lambda run: with_slots(run, extra={"major_faults": 300})),
     "threads": ("E2b", lambda run: environment(run, threads=999)),
     "pairs that drift apart": (
         "A4",
@@ -115,6 +116,11 @@ def test_each_fault_turns_its_check_red(name: str) -> None:
     run = sound()
     assert verdict(run, check) is not False
     assert verdict(break_it(run), check) is False
+
+
+def test_a_few_waits_for_the_disk_are_no_fault_and_old_records_have_none() -> None:
+    assert verdict(sound(), "E3") is None
+    assert verdict(with_slots(sound(), extra={"major_faults": 3}), "E3") is True
 
 
 def test_on_schedule_is_green_and_kernel_stamps_bear_a_late_loop() -> None:

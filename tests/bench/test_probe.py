@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -65,6 +66,40 @@ def test_a_child_that_nobody_saw_alive_counts(parent: Parent) -> None:
     assert meter.cpu_seconds() - before > 0.25
     # The plain sum of the living does not know of it.
     assert probe.cpu_seconds(probe.tree(parent.process.pid)) < before + 0.25
+
+
+TOUCH = """
+import mmap
+with open({path!r}, "rb") as file:
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+sum(mapped[::4096])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux's /proc counts waits for the disk")
+def test_pages_that_come_from_the_disk_are_counted(parent: Parent, tmp_path: Path) -> None:
+    meter = TreeMeter(lambda: probe.tree(parent.process.pid))
+    path = tmp_path / "weights"
+    path.write_bytes(os.urandom(4 << 20))
+    parent.run(TOUCH.format(path=str(path)))
+    warm = meter.major_faults()
+    parent.run(TOUCH.format(path=str(path)))
+    assert meter.major_faults() == warm
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    parent.run(TOUCH.format(path=str(path)))
+    if in_memory(tmp_path):
+        assert meter.major_faults() == warm
+    else:
+        assert meter.major_faults() > warm
+
+
+def in_memory(folder: Path) -> bool:
+    """Whether files of a folder have no disk behind them."""
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    holds = [(place, kind) for place, kind in mounts if folder.is_relative_to(place)]
+    return max(holds, key=lambda one: len(one[0]))[1] in ("tmpfs", "ramfs")
 
 
 def test_a_child_counts_once_whether_alive_or_gone() -> None:

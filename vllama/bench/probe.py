@@ -72,6 +72,19 @@ def _cpu(pid: int) -> float:
     return float(times.user + times.system)
 
 
+def major_faults(pids: Iterable[int]) -> int:
+    """How often living processes, and their children that ended and were waited for, had to wait for a page from the
+    disk; 0 where there is no /proc. The kernel reads ahead, so one wait stands for up to some dozen pages."""
+    total = 0
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        total += int(fields[9]) + int(fields[10])
+    return total
+
+
 @dataclass(frozen=True, slots=True)
 class _Used:
     """CPU-seconds of one process: its own, and of its children that ended and were waited for."""
@@ -96,6 +109,7 @@ class TreeMeter:
         self._lost = 0.0
         self._total = 0.0
         self._settled: set[tuple[int, float]] = set()
+        self._faults = 0
         self.commands: dict[tuple[int, float], list[str]] = {}
         self.peak_pss = 0
 
@@ -122,6 +136,11 @@ class TreeMeter:
         total = sum(used.own + used.reaped for used in now.values()) + self._lost
         self._total = max(self._total, total)
         return self._total
+
+    def major_faults(self) -> int:
+        """Waits for the disk so far, see `major_faults`; those of a process that nobody waited for are lost."""
+        self._faults = max(self._faults, major_faults(self._pids()))
+        return self._faults
 
     def children(self, root: int) -> list[list[str]]:
         """The command lines of all processes seen so far but the root's, oldest first."""

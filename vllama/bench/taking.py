@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class _Sums:
     cpu_s: float = 0.0
     others_cpu_s: float = 0.0
     client_cpu_s: float = 0.0
+    major_faults: int = 0
 
 
 class Taking:
@@ -79,6 +81,7 @@ class Taking:
         gc.collect()
         gc.disable()
         ticks = probe.Ticks.now()
+        faults = self._system.major_faults()
         cpu, others = self._system.cpu_seconds(), self._cpu_of_others()
         own = time.process_time()
         async with self._lag:
@@ -94,6 +97,7 @@ class Taking:
         self._sums.client_cpu_s += time.process_time() - own
         self._sums.cpu_s += self._system.cpu_seconds() - cpu
         self._sums.others_cpu_s += self._cpu_of_others() - others
+        self._sums.major_faults += self._system.major_faults() - faults
         self._ticks.append((ticks, probe.Ticks.now()))
         gc.enable()
 
@@ -110,6 +114,8 @@ class Taking:
                 sample.index += len(samples)
             samples += found
             extra |= outcome.extra
+        if sys.platform == "linux" and self._system.pids():
+            extra["major_faults"] = self._sums.major_faults + extra.get("major_faults", 0)
         for sample in samples:
             sample.error = clean(sample.error)
         failed = [sample.error or "no text" for sample in samples if sample.failed]

@@ -41,6 +41,7 @@ CHECKS = (
     Check("E1b", "a balanced order", "run", conclusions.in_order),
     Check("E2", "the other systems idle", "system", conclusions.others_idle),
     Check("E2b", "no more threads than cores", "run", conclusions.threads_fit),
+    Check("E3", "files in the page cache", "system", conclusions.from_memory),
     Check("A1", "nothing left out", "system", conclusions.all_measured),
     Check("A2", "failures at most 0.5 %", "system", conclusions.few_errors),
     Check("A3", "percentiles with data behind them", "run", conclusions.percentiles_founded),

@@ -17,6 +17,10 @@ MAX_STEAL = 0.05
 MAX_FOREIGN = 0.05
 MAX_DRIFT = 0.10
 MAX_ERROR_RATE = 0.005
+MAX_DISK_WAITS = 20
+MAX_DISK_SHARE = 0.05
+"""Weights that are not in memory take hundreds of waits; a library that is used for the first time takes a few."""
+
 MIN_PAIRS = 8
 
 
@@ -70,6 +74,18 @@ def threads_fit(run: Run, _: str) -> Verdict:
     if not threads or not cores:
         return Verdict(None, "not recorded")
     return Verdict(threads <= cores, f"{threads} threads on {cores} usable cores, {swap >> 20} MiB of swap in use")
+
+
+def from_memory(run: Run, system: str) -> Verdict:
+    """E3: a server that reads its weights from the disk while it is measured was not measured, the disk was."""
+    waits = [slot.extra["major_faults"] for slot in slots_of(run, system) if "major_faults" in slot.extra]
+    if not waits:
+        return Verdict(None, "not recorded")
+    many = sum(one > MAX_DISK_WAITS for one in waits)
+    return Verdict(
+        many <= MAX_DISK_SHARE * len(waits),
+        f"{many} of {len(waits)} slots waited for the disk more than {MAX_DISK_WAITS} times; at most {max(waits):.0f}",
+    )
 
 
 def all_measured(run: Run, system: str) -> Verdict:

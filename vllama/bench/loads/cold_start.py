@@ -22,6 +22,7 @@ async def drive(system: System, job: Job) -> Outcome:
     """
     other = fresh(system)
     line = Wire(system, port=other.port)
+    faults = 0
     try:
         for prompt in job.prompts:
             request = line.greedy(prompt, job.cell.n_out)
@@ -32,9 +33,10 @@ async def drive(system: System, job: Job) -> Outcome:
                     sent = line.sent[-1]
                     sent.role, sent.t_sched, sent.loads = "start", kept.spawned, True
                     sent.extra["listen_ms"] = (listens - kept.spawned) / 1e6
+                    faults += kept.meter.major_faults()
                 finally:
                     line.close()
-        return line.outcome(job.cell.n_out)
+        return line.outcome(job.cell.n_out, major_faults=faults)
     finally:
         line.close()
 

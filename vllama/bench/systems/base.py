@@ -147,6 +147,10 @@ class System(ABC):
         self.described.children = self._kept.meter.children(self._kept.pid)
         return used
 
+    def major_faults(self) -> int:
+        """How often the process tree has waited for the disk since the start (see `probe.major_faults`)."""
+        return self._kept.meter.major_faults() if self._kept is not None else 0
+
     def pss(self) -> int:
         """Memory of the living process tree in bytes (proportional set size)."""
         return self._kept.meter.pss() if self._kept is not None else 0
