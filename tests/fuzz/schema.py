@@ -99,7 +99,7 @@ class Streams:
         return jsonschema_rs.Draft202012Validator({"$ref": reference, "components": self._document["components"]})
 
     def validate(self, path: str, method: str, kind: str, body: bytes) -> None:
-        """Raises ValueError for what is no JSON, `jsonschema_rs.ValidationError` for what the document does not know."""
+        """Raises ValueError for what is no JSON, `jsonschema_rs.ValidationError` for what is not described."""
         responses = self._document["paths"][path][method.lower()]["responses"]
         described = responses.get("200", {}).get("content", {}).get(kind, {})
         if "x-item-schema" not in described:
