@@ -1,6 +1,7 @@
 """Settings: the readers against Ollama's own answers, precedence, sources, the file, and the documentation."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -113,7 +114,43 @@ def test_debug_as_ollama_reads_it(case: dict) -> None:
 
 @cases("KvCacheType")
 def test_kv_cache_type_as_ollama_reads_it(case: dict) -> None:
-    assert load_settings(environ=case["env"]).kv_cache_type == (case["expected"] or "f16")
+    # Ollama hands on blanks and capitals, and then takes f16 for what it does not know; ours mean what they say.
+    assert load_settings(environ=case["env"]).kv_cache_type == (case["expected"].strip().lower() or "f16")
+
+
+def test_an_unknown_kv_cache_type_is_told() -> None:
+    with pytest.raises(ConfigError, match="VLLAMA_KV_CACHE_TYPE: 'q9' must be one of f16, q8_0, q4_0"):
+        load_settings(environ={"VLLAMA_KV_CACHE_TYPE": "q9"})
+    # As Ollama does: what it does not know becomes f16, and its log says so.
+    settings = load_settings(environ={"OLLAMA_KV_CACHE_TYPE": "q9"})
+    assert settings.kv_cache_type == "f16"
+    assert "q9" in settings.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("0", 0), ("1048576", 1 << 20), ("512M", 512 << 20), ("4 GiB", 4 << 30), ("2kb", 2048), ("1T", 1 << 40)],
+)
+def test_a_size_counts_in_steps_of_1024(text: str, expected: int) -> None:
+    settings = load_settings(environ={"VLLAMA_PREFIX_CACHE_SIZE": text})
+    assert settings.prefix_cache_size == expected
+    [shown] = [row.value for row in settings.rows() if row.name == "prefix_cache_size"]
+    assert load_settings(environ={"VLLAMA_PREFIX_CACHE_SIZE": shown}).prefix_cache_size == expected
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5G", "G", "1 0", "1e9", "9" * 20])
+def test_what_is_no_size_is_told(text: str) -> None:
+    with pytest.raises(ConfigError, match="VLLAMA_PREFIX_CACHE_SIZE"):
+        load_settings(environ={"VLLAMA_PREFIX_CACHE_SIZE": text})
+
+
+def test_the_prefix_cache_has_no_folder_unless_asked_for(tmp_path: Path) -> None:
+    assert load_settings(environ={}).prefix_cache_dir == ""
+    toml = tmp_path / "vllama.toml"
+    toml.write_text("prefix_cache_dir = '~/prompts'\nprefix_cache_size = '1M'\nmlock = true\n")
+    settings = load_settings(environ={}, toml_path=toml)
+    assert settings.prefix_cache_dir == os.path.expanduser("~/prompts")
+    assert (settings.prefix_cache_size, settings.mlock) == (1 << 20, True)
 
 
 @cases("Models")

@@ -211,9 +211,33 @@ class Settings:
         "f16",
         "KV_CACHE_TYPE",
         "text",
-        "Number format of the key/value cache: `f16`, `q8_0` or `q4_0`.",
-        values.text,
+        "Number format of the key/value cache: `f16`, `q8_0` or `q4_0` (also `bf16`, `f32`, `q4_1`, `q5_0`, `q5_1`). "
+        "All but `f16`, `bf16` and `f32` need flash attention.",
+        values.kv_cache_type,
         ollama=True,
+    )
+    mlock: bool = _setting(
+        False,
+        "MLOCK",
+        "bool",
+        "Keep a model's weights in memory whatever else wants it; the user's limit for locked memory must allow it.",
+        values.strict_bool,
+    )
+    prefix_cache_dir: str = _setting(
+        "",
+        "PREFIX_CACHE_DIR",
+        "path",
+        "Folder where decoded prompts are kept, so that they need not be computed again after a restart; empty keeps none. "
+        "They can be read back into text: the folder's files are readable by this user only.",
+        values.folder,
+    )
+    prefix_cache_size: int = _setting(
+        4 << 30,
+        "PREFIX_CACHE_SIZE",
+        "bytes",
+        "The most that `prefix_cache_dir` may hold, for all models together: `512M`, `4G`. The oldest go first.",
+        values.size,
+        show=values.show_size,
     )
     go_template: bool | None = _setting(
         None,

@@ -125,6 +125,44 @@ def show_secret(value: object) -> str:
     return "(set)" if value else ""
 
 
+KV_CACHE_TYPES = ("f16", "q8_0", "q4_0", "bf16", "f32", "q4_1", "q5_0", "q5_1")
+"""Number formats of the key/value cache that llama.cpp has and every model may be asked for."""
+
+
+def kv_cache_type(text: str) -> str:
+    """One of `KV_CACHE_TYPES`, in any case; nothing is the default."""
+    word = text.strip().lower()
+    if word and word not in KV_CACHE_TYPES:
+        raise ValueError(f"must be one of {', '.join(KV_CACHE_TYPES)}")
+    return word or KV_CACHE_TYPES[0]
+
+
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SIZE = re.compile(r"([0-9]{1,15})\s*([kmgt]?)(?:i?b)?\Z", re.ASCII | re.I)
+
+
+def size(text: str) -> int:
+    """Bytes: a whole number, perhaps with K, M, G or T behind it, which count in steps of 1024."""
+    match = _SIZE.match(text.strip())
+    if match is None:
+        raise ValueError('must be a number of bytes like 2G, 512M or "1048576"')
+    return int(match[1]) * _UNITS[match[2].lower()]
+
+
+def show_size(value: object) -> str:
+    """Bytes in the largest unit that leaves a whole number."""
+    assert isinstance(value, int)
+    for unit in ("T", "G", "M", "K"):
+        if value and value % _UNITS[unit.lower()] == 0:
+            return f"{value // _UNITS[unit.lower()]}{unit}"
+    return str(value)
+
+
+def folder(text: str) -> str:
+    """A folder's path; a leading ~ is the user's home. Empty stays empty."""
+    return os.path.abspath(os.path.expanduser(text)) if text else ""
+
+
 def path(text: str) -> Path:
     """A path as it is: as in Ollama a ~ that the shell left alone is a directory of that name."""
     return Path(text)

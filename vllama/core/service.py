@@ -428,6 +428,11 @@ class Service:
     def _extra(self, model: Model) -> tuple[tuple[str, str], ...]:
         """What only some engines read."""
         extra: tuple[tuple[str, str], ...] = (("debug", "1"),) if self.settings.debug > 1 else ()
+        if self.settings.mlock:
+            extra += (("mlock", "1"),)
+        if self.settings.prefix_cache_dir:
+            folder, most = self.settings.prefix_cache_dir, self.settings.prefix_cache_size
+            extra += (("prefix_dir", folder), ("prefix_bytes", str(most)))
         if model.directory is not None:
             words = (self.settings.vllm_args, own_settings(model, self.settings).vllm_args)
             extra += (("vllm_args", " ".join(filter(None, words))),)

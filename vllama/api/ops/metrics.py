@@ -100,6 +100,12 @@ def render(counters: dict[str, Counters], loaded: list[tuple[Loaded, EngineStats
         [("", labels, stats.extra["threads"]) for labels, stats in known_stats if "threads" in stats.extra],
     )
     family(
+        "vllama_kv_parked",
+        "gauge",
+        "Tokens of prefix cache kept outside the KV memory, in host memory or on disk.",
+        [("", labels, stats.extra["kv_parked"]) for labels, stats in known_stats if "kv_parked" in stats.extra],
+    )
+    family(
         "vllama_decode_faults_total",
         "counter",
         "Decodes that the library refused or failed, since the model was loaded.",

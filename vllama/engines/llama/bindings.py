@@ -109,6 +109,7 @@ class Model:
         gpu_layers: int = -1,
         main_gpu: int = -1,
         mmap: bool | None = None,
+        mlock: bool = False,
         adapters: Sequence[str] = (),
         progress: Callable[[float], None] | None = None,
         log: Log | None = None,
@@ -119,7 +120,9 @@ class Model:
         params.n_gpu_layers = gpu_layers
         if main_gpu >= 0:
             params.main_gpu = main_gpu
-        if mmap is not None:
+        if mlock:
+            params.load_mode = lib.LLAMA_LOAD_MODE_MLOCK if mmap is False else lib.LLAMA_LOAD_MODE_MMAP_MLOCK
+        elif mmap is not None:
             params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if mmap else lib.LLAMA_LOAD_MODE_NONE
 
         def report(done: float, _: object) -> bool:
@@ -349,6 +352,8 @@ class Context:
         self._cell_bytes = model.cell_bytes(kv_type)
         self._batch_size = batch
         self._flash = {None: -1, False: 0, True: 1}[flash_attention]
+        if kv_type not in _KV_TYPES:
+            raise LoadError(f"there is no KV cache type {kv_type!r}; there are {', '.join(_KV_TYPES)}")
         self._kv_type = _KV_TYPES[kv_type]
         self._spare: list[Any] = []
         self._create(cells)

@@ -316,6 +316,7 @@ class LlamaEngine:
             debug=extra.get("debug", "") not in ("", "0"),
             prefix_dir=extra.get("prefix_dir", ""),
             prefix_bytes=int(extra.get("prefix_bytes", 0)),
+            mlock=extra.get("mlock", "") not in ("", "0"),
         )
 
 

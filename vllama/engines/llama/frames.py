@@ -44,6 +44,7 @@ class Load(Frame):
     debug: bool
     prefix_dir: str = ""
     prefix_bytes: int = 0
+    mlock: bool = False
 
 
 class Submit(Frame):

@@ -169,6 +169,7 @@ class Worker:
                 gpu_layers=load.gpu_layers,
                 main_gpu=load.main_gpu,
                 mmap=mmap,
+                mlock=load.mlock,
                 adapters=load.adapters,
                 progress=progress,
                 log=log,

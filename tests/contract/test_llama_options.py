@@ -1,0 +1,146 @@
+"""How the model is held: mapped, copied, locked; the number format of its KV memory; flash attention."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.contract.test_llama_worker import collect
+from vllama.engines.base import Generation, Logprob, LoadOptions, ModelSource, Sampling, Text
+from vllama.engines.llama.engine import LlamaEngine
+from vllama.errors import ModelLoadError
+
+pytestmark = pytest.mark.model
+
+PROMPT = "The largest island of the Mediterranean Sea is Sicily, and the second largest is"
+REQUEST = Generation(prompt=PROMPT, num_predict=12, top_logprobs=5, sampling=Sampling(temperature=0))
+
+
+async def answered(model: Path, options: LoadOptions) -> tuple[str, dict[str, float]]:
+    """The text and the likeliest first tokens of an engine of its own."""
+    engine = LlamaEngine(ModelSource(model), options)
+    try:
+        await engine.load()
+        first: tuple[Logprob, ...] = ()
+        text = ""
+        async for event in engine.generate(REQUEST):
+            if isinstance(event, Text):
+                text += event.text
+                first = first or event.logprobs
+        return text, {other.token: other.logprob for other in first[0].top}
+    finally:
+        await engine.close()
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[str, Any]:
+    """The answer with the defaults, once asked for."""
+    return {}
+
+
+async def default(model: Path, kept: dict[str, Any]) -> tuple[str, dict[str, float]]:
+    if not kept:
+        kept["text"], kept["tops"] = await answered(model, LoadOptions())
+    return kept["text"], kept["tops"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        LoadOptions(use_mmap=True),
+        LoadOptions(use_mmap=False),
+        LoadOptions(extra=(("mlock", "1"),)),
+        LoadOptions(use_mmap=False, extra=(("mlock", "1"),)),
+    ],
+    ids=["mapped", "copied", "mapped and locked", "copied and locked"],
+)
+async def test_where_the_weights_are_changes_no_text(
+    model_path: Path, plain: dict[str, Any], options: LoadOptions
+) -> None:
+    assert await answered(model_path, options) == await default(model_path, plain)
+
+
+async def test_locked_weights_are_locked(model_path: Path) -> None:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("only Linux says how much of a process is locked")
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    if limit != resource.RLIM_INFINITY and limit < model_path.stat().st_size:
+        pytest.skip("this user may not lock so much")
+    engine = LlamaEngine(ModelSource(model_path), LoadOptions(extra=(("mlock", "1"),)))
+    try:
+        await engine.load()
+        lines = Path(f"/proc/{(await engine.stats()).pid}/status").read_text().splitlines()
+        [locked] = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmLck:")]
+        assert locked > 0.8 * model_path.stat().st_size
+    finally:
+        await engine.close()
+
+
+@pytest.mark.parametrize(("kv_type", "near"), [("f16", 0.3), ("bf16", 0.5), ("f32", 0.3), ("q8_0", 0.5), ("q4_0", 2.5)])
+async def test_a_kv_type_rounds_and_does_not_change_the_meaning(
+    model_path: Path, plain: dict[str, Any], kv_type: str, near: float
+) -> None:
+    _, tops = await answered(model_path, LoadOptions(kv_cache_type=kv_type))
+    _, expected = await default(model_path, plain)
+    same = tops.keys() & expected.keys()
+    assert len(same) >= 3
+    assert max(math.fabs(tops[token] - expected[token]) for token in same) < near
+
+
+async def test_quantised_kv_takes_less_memory(model_path: Path) -> None:
+    sizes = []
+    for kv_type in ("f16", "q8_0", "q4_0"):
+        engine = LlamaEngine(ModelSource(model_path), LoadOptions(kv_cache_type=kv_type))
+        try:
+            await engine.load()
+            sizes.append(engine.facts.size - model_path.stat().st_size)
+        finally:
+            await engine.close()
+    assert sizes[0] > sizes[1] > sizes[2]
+
+
+@pytest.mark.parametrize("flash", [True, False])
+async def test_flash_attention_changes_rounding_only(model_path: Path, plain: dict[str, Any], flash: bool) -> None:
+    _, tops = await answered(model_path, LoadOptions(flash_attention=flash))
+    _, expected = await default(model_path, plain)
+    same = tops.keys() & expected.keys()
+    assert len(same) >= 4
+    assert max(math.fabs(tops[token] - expected[token]) for token in same) < 0.3
+
+
+async def test_quantised_kv_without_flash_attention_is_a_clear_error(model_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="flash"):
+        await answered(model_path, LoadOptions(flash_attention=False, kv_cache_type="q8_0"))
+
+
+async def test_an_unknown_kv_type_is_a_clear_error(model_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="there is no KV cache type 'q9'; there are f32, f16"):
+        await answered(model_path, LoadOptions(kv_cache_type="q9"))
+
+
+async def test_what_comes_from_the_prefix_cache_changes_no_text(model_path: Path) -> None:
+    engine = LlamaEngine(ModelSource(model_path), LoadOptions())
+    differ = []
+    try:
+        await engine.load()
+        for number, topic in enumerate(
+            ("tea", "owls", "jazz", "snow", "money", "bees", "glass", "rust", "maps", "salt")
+        ):
+            prompt = f"{number}. What everybody should know about {topic}, told in a few plain sentences:"
+            request = Generation(prompt=prompt, num_predict=32, top_logprobs=3, sampling=Sampling(temperature=0))
+            without, began, _ = await collect(engine, request)
+            assert began.cached_tokens < 4
+            within, began, _ = await collect(engine, request)
+            assert began.cached_tokens == began.prompt_tokens - 1
+            if without != within:
+                differ.append((topic, without, within))
+    finally:
+        await engine.close()
+    # The last token of a prompt is computed alone then, not with the others: floats are added up in another order.
+    assert len(differ) <= 1, differ
