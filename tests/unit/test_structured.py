@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from vllama.errors import RequestError
 from vllama.prompts.gbnf import integers, literal
-from vllama.prompts.patterns import PatternError, pattern_grammar
+from vllama.prompts.patterns import PatternError, pattern_grammar, text_grammar
+from vllama.prompts.rules import MAX_CHOICES, choice_rule, regex_rule
 from vllama.prompts.structured import MAX_GRAMMAR, json_grammar, schema_grammar
 
 Matcher = Callable[[str, int], frozenset[int]]
@@ -503,3 +504,40 @@ def test_literals_match_themselves(text: str) -> None:
     grammar = Grammar(f"root ::= {literal(text)}")
     assert grammar.accepts(text)
     assert not grammar.accepts(text + "x")
+
+
+WHOLE = [
+    "a", "a*b+c?", "(?:ab|c)*", "^[a-c]{2,3}$", "[^a-c]", r"\d{3}-\w+", r"\D\W?", "a.c", r"[\]\-a]", "(a|b|)", "yes|no",
+    r"\.\*\\", '"[^"]*"', r"\x41\u00e9", r"[\w.]+@[\w.]+", r"\s\S", r"[\s,]+", r"[^\s]+", "[!-~]", r"[\t ]\n", "",
+]  # fmt: skip
+
+
+@given(st.sampled_from(WHOLE), st.data())
+def test_a_regex_for_a_text_accepts_what_it_matches_as_a_whole(pattern: str, data: st.DataObject) -> None:
+    text = data.draw(
+        # The ASCII \s of Python has neither the no-break space nor lacks the vertical tab.
+        st.from_regex(pattern, alphabet=st.characters(codec="utf-8", exclude_characters="\x0b\xa0"), fullmatch=True)
+        | st.text('abc1-. \n"\\', max_size=5)
+    )
+    bare = pattern.removeprefix("^").removesuffix("$") if pattern.startswith("^") else pattern
+    expected = re.fullmatch(bare, text, re.ASCII) is not None
+    assert Grammar(text_grammar(pattern)).accepts(text) == expected
+
+
+@given(st.lists(st.text(), min_size=1, max_size=5), st.text(max_size=5))
+def test_a_choice_accepts_its_texts_only(choices: list[str], other: str) -> None:
+    grammar = Grammar(choice_rule(choices))
+    assert all(grammar.accepts(choice) for choice in choices)
+    assert grammar.accepts(other) == (other in choices)
+
+
+@pytest.mark.parametrize("choices", [[], ["a"] * (MAX_CHOICES + 1), ["a" * 70_000]])
+def test_a_choice_is_bounded(choices: list[str]) -> None:
+    with pytest.raises(RequestError, match="structured_outputs"):
+        choice_rule(choices)
+
+
+@pytest.mark.parametrize("pattern", ["(", "a{1,9999}", r"(?!a)b", "(a*)*", "a" * 9000, "(((a{99}){99}){99})"])
+def test_a_regex_that_cannot_be_used_is_told(pattern: str) -> None:
+    with pytest.raises(RequestError, match="structured_outputs: the regex"):
+        regex_rule(pattern)

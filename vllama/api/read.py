@@ -12,6 +12,7 @@ from vllama.api.bodies import CopyBody, CreateBody, NameBody
 from vllama.api.gojson import decode, raw_member
 from vllama.api.gotypes import Struct
 from vllama.api.schemas import native
+from vllama.api.structured_outputs import with_structured_outputs
 from vllama.api.tools import build_message, build_tool
 from vllama.core.requests import FOREVER, ChatRequest, EmbedRequest, GenerateRequest, ShowRequest
 from vllama.errors import ModelNotFound, RequestError
@@ -41,7 +42,7 @@ def read_generate(body: bytes) -> GenerateRequest:
         context=tuple(context) if context is not None else None,
         stream=get("stream"),
         raw=get("raw", False),
-        format=_format(get("format"), body),
+        format=with_structured_outputs(_format(get("format"), body), get("structured_outputs")),
         keep_alive=keep_alive_of(get("keep_alive")),
         images=tuple(image or b"" for image in get("images") or ()),
         options=get("options") or {},
@@ -65,7 +66,7 @@ def read_chat(body: bytes) -> ChatRequest:
         messages=tuple([build_message(message) for message in get("messages") or ()]),
         tools=tuple(build_tool(tool) for tool in tools) if tools else (),
         stream=get("stream"),
-        format=_format(get("format"), body),
+        format=with_structured_outputs(_format(get("format"), body), get("structured_outputs")),
         keep_alive=keep_alive_of(get("keep_alive")),
         options=get("options") or {},
         think=think_of(get("think")),

@@ -17,6 +17,7 @@ from vllama.api.goscalars import ANY
 from vllama.api.ollamatypes import OrderedMap
 from vllama.api.read import check_top_logprobs, embed_inputs, require_model
 from vllama.api.schemas import openai
+from vllama.api.structured_outputs import with_structured_outputs
 from vllama.api.tools import build_tool
 from vllama.core.requests import ChatRequest, EmbedRequest, GenerateRequest
 from vllama.errors import BodyError, RequestError
@@ -67,7 +68,7 @@ def read_openai_chat(body: bytes) -> tuple[ChatRequest, OpenAIExtras]:
         messages=tuple(messages),
         tools=tuple(build_tool(tool) for tool in get("tools") or ()),
         stream=extras.stream,
-        format=_response_format(get("response_format")),
+        format=with_structured_outputs(_response_format(get("response_format")), get("structured_outputs")),
         options=options,
         think=think,
         debug_render_only=get("_debug_render_only", False),
@@ -102,6 +103,7 @@ def read_openai_completion(body: bytes) -> tuple[GenerateRequest, OpenAIExtras]:
         prompt=get("prompt", ""),
         suffix=get("suffix", ""),
         stream=extras.stream,
+        format=with_structured_outputs(None, get("structured_outputs")),
         options=options,
         logprobs=logprobs > 0,
         top_logprobs=logprobs,

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from vllama.core.apart import Apart
+from vllama.core.requests import OutputRule
 from vllama.engines.base import Constraint
 from vllama.errors import RequestError
 from vllama.goquote import quote
@@ -24,6 +25,8 @@ async def constraint_of(apart: Apart, wanted: Any) -> Constraint | None:
     # Slow to import, and most requests do without.
     from vllama.prompts.structured import SchemaTooLarge, json_grammar, schema_grammar
 
+    if isinstance(wanted, OutputRule):
+        return Constraint(_rule(wanted))
     if wanted == "json":
         return Constraint(json_grammar(), schema="")
     if not isinstance(wanted, dict):
@@ -38,3 +41,11 @@ async def constraint_of(apart: Apart, wanted: Any) -> Constraint | None:
         except SchemaTooLarge:
             pass
     return Constraint(await apart.call(schema_grammar, wanted), schema=text)
+
+
+def _rule(rule: OutputRule) -> str:
+    from vllama.prompts.rules import choice_rule, regex_rule
+
+    if isinstance(rule.value, tuple):
+        return choice_rule(rule.value)
+    return regex_rule(rule.value) if rule.kind == "regex" else rule.value

@@ -6,9 +6,19 @@ None always means "not given" (JSON null or absent). Durations are nanoseconds.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from vllama.prompts.messages import Message, Think, Tool
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRule:
+    """What the output must be where it is no JSON: a text that a regular expression matches as a whole, one of several
+    texts (`value` is a tuple), or what a GBNF grammar allows."""
+
+    kind: Literal["regex", "choice", "grammar"]
+    value: str | tuple[str, ...]
+
 
 FOREVER = -1
 """A keep_alive that never ends (any negative value in a request)."""
@@ -18,7 +28,8 @@ FOREVER = -1
 class GenerateRequest:
     """POST /api/generate, and what /v1/completions becomes. Field meanings are Ollama's.
 
-    `format` is the decoded JSON of the field: "json", a schema object, or None for "", null and absent.
+    `format` is the decoded JSON of the field: "json", a schema object, or None for "", null and absent. What
+    `structured_outputs` asks for stands in it too; an `OutputRule` where that is no JSON.
     `options` is the decoded JSON object as it came; `core.options` checks it.
     `keep_alive` in ns, negative = forever, 0 = unload afterwards, None = the server's default.
     `constrained_from_start` is for format together with thinking.

@@ -1,4 +1,4 @@
-"""Regular expressions of JSON schemas (`pattern`) as GBNF for the inside of a JSON string.
+"""Regular expressions as GBNF: those of JSON schemas (`pattern`) for the inside of a JSON string, others for a text.
 
 The part of ECMAScript's syntax that schemas use: literals, `.`, classes, \\d \\w \\s and their opposites, groups,
 alternatives, greedy and lazy quantifiers, and ^ and $ at the ends. No look-around, back-references, word boundaries
@@ -35,7 +35,21 @@ def pattern_grammar(pattern: str) -> tuple[str, int]:
     return _Pattern(pattern).convert()
 
 
+def text_grammar(pattern: str) -> str:
+    """A whole GBNF grammar for texts that the pattern matches from beginning to end. Raises `PatternError`."""
+    return "root ::= " + _TextPattern(pattern).alone()
+
+
 class _Pattern:
+    """In a JSON string: some characters are written as escapes, and some never come."""
+
+    never = _NEVER
+    anything = _ANY
+    blank = r'([ \xA0] | "\\" [tnfr])'
+    blanks = _CLASSES["s"]
+    blanks_apart = _SPACES
+    """Blanks that are no member of a class."""
+
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
@@ -44,6 +58,15 @@ class _Pattern:
         self._branches = 1
 
     def convert(self) -> tuple[str, int]:
+        text, cost, begins, ends = self._whole()
+        return ("" if begins else "char* ") + f"({text})" + ("" if ends else " char*"), cost
+
+    def alone(self) -> str:
+        """Without what may stand before and behind it."""
+        return self._whole()[0]
+
+    def _whole(self) -> tuple[str, int, bool, bool]:
+        """(GBNF, cost, whether there is a ^, whether there is a $)"""
         begins = self._text.startswith("^")
         body = self._text[:-1]
         ends = self._text.endswith("$") and (len(body) - len(body.rstrip("\\"))) % 2 == 0
@@ -55,7 +78,13 @@ class _Pattern:
         if (begins or ends) and self._branches > 1:
             # An anchor belongs to its alternative only.
             raise PatternError("^ or $ beside alternatives without a group")
-        return ("" if begins else "char* ") + f"({text})" + ("" if ends else " char*"), cost
+        return text, cost, begins, ends
+
+    def _character(self, char: str) -> str:
+        return _character(char)
+
+    def _ranges(self, first: str, last: str, quoted: set[str]) -> list[str]:
+        return _ranges(first, last, quoted)
 
     def _peek(self) -> str:
         return self._text[self._at] if self._at < self._end else ""
@@ -135,12 +164,12 @@ class _Pattern:
         if char == "[":
             return self._class(), 1, False
         if char == ".":
-            return _ANY, 1, False
+            return self.anything, 1, False
         if char == "\\":
             return self._escape(), 1, False
         if char in _SPECIAL:
             raise PatternError(f"{char} at a place where it cannot be used")
-        return _character(char), 1, False
+        return self._character(char), 1, False
 
     def _group(self) -> tuple[str, int, bool]:
         if self._peek() == "?":
@@ -155,12 +184,14 @@ class _Pattern:
     def _escape(self) -> str:
         char = self._next()
         if char == "s":
-            return r'([ \xA0] | "\\" [tnfr])'
+            return self.blank
+        if char == "S":
+            return f"[^{self.blanks}{self.never}]"
         if char in _CLASSES:
             return f"[{_CLASSES[char]}]"
         if char.lower() in _CLASSES:
-            return f"[^{_CLASSES[char.lower()]}{_NEVER}]"
-        return _character(self._escaped(char))
+            return f"[^{_CLASSES[char.lower()]}{self.never}]"
+        return self._character(self._escaped(char))
 
     def _escaped(self, char: str) -> str:
         """The one character that an escape stands for."""
@@ -188,8 +219,8 @@ class _Pattern:
         while (char := self._next()) != "]":
             if char == "\\" and self._peek() in _CLASSES:
                 name = self._next()
-                members.append(_CLASSES[name])
-                quoted.update(_SPACES if name == "s" else "")
+                members.append(self.blanks if name == "s" else _CLASSES[name])
+                quoted.update(self.blanks_apart if name == "s" else "")
                 continue
             first = self._member(char)
             last = first
@@ -198,11 +229,11 @@ class _Pattern:
                 last = self._member(self._next())
                 if last < first:
                     raise PatternError(f"the range {first}-{last}")
-            members += _ranges(first, last, quoted)
+            members += self._ranges(first, last, quoted)
         if negated:
-            return "[^" + "".join(members) + _NEVER + "]"
+            return "[^" + "".join(members) + self.never + "]"
         options = ["[" + "".join(members) + "]"] if members else []
-        options += [_character(char) for char in sorted(quoted)]
+        options += [self._character(char) for char in sorted(quoted)]
         if not options:
             raise PatternError("an empty class")
         return options[0] if len(options) == 1 else "(" + " | ".join(options) + ")"
@@ -212,6 +243,22 @@ class _Pattern:
             return char
         escape = self._next()
         return "\b" if escape == "b" else self._escaped(escape)
+
+
+class _TextPattern(_Pattern):
+    """In a text that stands for itself."""
+
+    never = ""
+    anything = r"[^\n]"
+    blank = r"[ \xA0\t\n\r\x0C]"
+    blanks = r" \xA0\t\n\r\x0C"
+    blanks_apart = ""
+
+    def _character(self, char: str) -> str:
+        return literal(char)
+
+    def _ranges(self, first: str, last: str, quoted: set[str]) -> list[str]:
+        return [_range(ord(first), ord(last))]
 
 
 def _ranges(first: str, last: str, quoted: set[str]) -> list[str]:

@@ -77,6 +77,8 @@ _RUN: dict[str, GoType] = {
     "model": STRING,
     "stream": BOOL_POINTER,
     "format": RAW,
+    # vLLama's, with vLLM's name.
+    "structured_outputs": ANY,
     "keep_alive": KEEP_ALIVE,
     "options": ANY_MAP,
     "think": THINK,

@@ -59,6 +59,7 @@ CHAT = Struct(
                 },
             )
         ),
+        "structured_outputs": ANY,
         "tools": Slice(TOOL),
         "reasoning": Pointer(Struct("openai.Reasoning", {"effort": STRING})),
         "reasoning_effort": Pointer(STRING),
@@ -83,6 +84,7 @@ COMPLETION = Struct(
         "temperature": Pointer(FLOAT32),
         "top_p": FLOAT32,
         "suffix": STRING,
+        "structured_outputs": ANY,
         "logprobs": Pointer(INT),
         "_debug_render_only": BOOL,
     },

@@ -8,6 +8,7 @@ import orjson
 
 from vllama.engines.base import Call, Chat, Generation
 from vllama.engines.completions.requests import Dialect, body_of
+from vllama.errors import RequestError
 
 
 def chat_body(request: Generation, chat: Chat, dialect: Dialect) -> dict[str, Any]:
@@ -32,7 +33,11 @@ def chat_body(request: Generation, chat: Chat, dialect: Dialect) -> dict[str, An
         # Templates know the switch by one of the two names.
         body["chat_template_kwargs"] = {"enable_thinking": chat.think, "thinking": chat.think}
     constraint = request.constraint
-    if constraint is not None and constraint.schema is not None:
+    if constraint is not None and constraint.schema is None:
+        if not dialect.vllm:
+            raise RequestError("this deployment takes JSON schemas only: no regex, choice or grammar")
+        body["structured_outputs"] = {"grammar": constraint.gbnf}
+    elif constraint is not None and constraint.schema is not None:
         schema = orjson.loads(constraint.schema) if constraint.schema else None
         body["response_format"] = (
             {"type": "json_object"}
