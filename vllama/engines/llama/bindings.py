@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import lru_cache
-from importlib import metadata
 from typing import Any
 
 from vllama.engines.llama.openings import Openings
@@ -46,6 +45,9 @@ SPARE_BUFFERS = 4
 
 def _build() -> str:
     """The release of the library, as far as it is known."""
+    # Only a cache on disk asks; 40 modules would make every start later.
+    from importlib import metadata
+
     try:
         return metadata.version("llama-cpp-python")
     except metadata.PackageNotFoundError:

@@ -9,13 +9,16 @@ All identities together take at most `limit` bytes, the least recently used file
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import hashlib
 
 SUFFIX = ".prefix"
 
@@ -63,7 +66,7 @@ class Shelf:
     def __init__(self, root: Path, identity: str, limit: int) -> None:
         self._root = root
         self._limit = limit
-        self._folder = root / hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+        self._folder = root / _name(identity.encode())
 
     def entries(self) -> list[Saved]:
         """What is there, the least recently used first. Looks at the beginning of each file only."""
@@ -106,7 +109,7 @@ class Shelf:
         return Saved(path, list(tokens), size)
 
     def _path(self, tokens: Sequence[int]) -> Path:
-        return self._folder / (hashlib.blake2b(_packed(tokens), digest_size=16).hexdigest() + SUFFIX)
+        return self._folder / (_name(_packed(tokens)) + SUFFIX)
 
     def _trim(self) -> None:
         files = sorted((file for folder in _folders(self._root) for file in _files(folder)), key=lambda f: f[1])
@@ -124,12 +127,25 @@ def identity_of(path: str) -> str:
     if name.startswith("sha256-") and len(name) == 71:
         return name
     status = os.stat(path)
-    ends = hashlib.blake2b(digest_size=16)
+    ends = _hash()
     with open(path, "rb") as file:
         ends.update(file.read(1 << 20))
         file.seek(max(0, status.st_size - (1 << 20)))
         ends.update(file.read())
     return f"{status.st_size} {status.st_mtime_ns} {ends.hexdigest()}"
+
+
+def _hash() -> hashlib.blake2b:
+    # Imported here: few use a cache on disk, and OpenSSL's part would make every start of a worker later.
+    from hashlib import blake2b
+
+    return blake2b(digest_size=16)
+
+
+def _name(data: bytes) -> str:
+    digest = _hash()
+    digest.update(data)
+    return digest.hexdigest()
 
 
 def _packed(tokens: Sequence[int]) -> bytes:
@@ -138,7 +154,7 @@ def _packed(tokens: Sequence[int]) -> bytes:
 
 
 def _checksum(*parts: bytes | bytearray | memoryview) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
+    digest = _hash()
     for part in parts:
         digest.update(part)
     return digest.digest()
