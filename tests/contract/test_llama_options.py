@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.contract.test_llama_worker import collect
-from vllama.engines.base import Generation, Logprob, LoadOptions, ModelSource, Sampling, Text
+from vllama.engines.base import Generation, LoadOptions, Logprob, ModelSource, Sampling, Text
 from vllama.engines.llama.engine import LlamaEngine
 from vllama.errors import ModelLoadError
 
