@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -64,22 +65,32 @@ async def test_where_the_weights_are_changes_no_text(
 
 
 async def test_locked_weights_are_locked(model_path: Path) -> None:
-    status = Path("/proc/self/status")
-    if not status.exists():
-        pytest.skip("only Linux says how much of a process is locked")
-    import resource
-
-    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
-    if limit != resource.RLIM_INFINITY and limit < model_path.stat().st_size:
-        pytest.skip("this user may not lock so much")
+    size = os.path.getsize(model_path)
+    reason = may_not_lock(size)
+    if reason:
+        pytest.skip(reason)
     engine = LlamaEngine(ModelSource(model_path), LoadOptions(extra=(("mlock", "1"),)))
     try:
         await engine.load()
-        lines = Path(f"/proc/{(await engine.stats()).pid}/status").read_text().splitlines()
-        [locked] = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmLck:")]
-        assert locked > 0.8 * model_path.stat().st_size
+        assert locked((await engine.stats()).pid) > 0.8 * size
     finally:
         await engine.close()
+
+
+def may_not_lock(size: int) -> str:
+    """Why nothing can be locked here, or nothing seen of it; "" if it can."""
+    if not os.path.exists("/proc/self/status"):
+        return "only Linux says how much of a process is locked"
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    return "this user may not lock so much" if limit != resource.RLIM_INFINITY and limit < size else ""
+
+
+def locked(pid: int) -> int:
+    """Bytes of a process that stay in memory."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmLck:"))
 
 
 @pytest.mark.parametrize(("kv_type", "near"), [("f16", 0.3), ("bf16", 0.5), ("f32", 0.3), ("q8_0", 0.5), ("q4_0", 2.5)])
@@ -99,7 +110,7 @@ async def test_quantised_kv_takes_less_memory(model_path: Path) -> None:
         engine = LlamaEngine(ModelSource(model_path), LoadOptions(kv_cache_type=kv_type))
         try:
             await engine.load()
-            sizes.append(engine.facts.size - model_path.stat().st_size)
+            sizes.append(engine.facts.size - os.path.getsize(model_path))
         finally:
             await engine.close()
     assert sizes[0] > sizes[1] > sizes[2]

@@ -1,8 +1,7 @@
 """Fifty greedy answers of 64 tokens, ours and llama-server's: as good as all are the same text.
 
 Both add the same floats up in the same order when one request runs at a time, so what differs must be a near tie: two
-tokens whose probabilities both servers see as almost equal. `nox -s tests_external -- tests/external/test_quality.py -s`
-prints what was found.
+tokens whose probabilities both servers see as almost equal. With `-s` it prints what was found.
 """
 
 from __future__ import annotations

@@ -227,8 +227,8 @@ class Settings:
         "",
         "PREFIX_CACHE_DIR",
         "path",
-        "Folder where decoded prompts are kept, so that they need not be computed again after a restart; empty keeps none. "
-        "They can be read back into text: the folder's files are readable by this user only.",
+        "Folder where decoded prompts are kept, so that they need not be computed again after a restart; empty keeps "
+        "none. They can be read back into text: the folder's files are readable by this user only.",
         values.folder,
     )
     prefix_cache_size: int = _setting(
