@@ -64,8 +64,13 @@ async def test_where_the_weights_are_changes_no_text(
     assert await answered(model_path, options) == await default(model_path, plain)
 
 
-async def test_locked_weights_are_locked(model_path: Path) -> None:
-    size = os.path.getsize(model_path)
+@pytest.fixture
+def size(model_path: Path) -> int:
+    """Bytes of the model's file."""
+    return model_path.stat().st_size
+
+
+async def test_locked_weights_are_locked(model_path: Path, size: int) -> None:
     reason = may_not_lock(size)
     if reason:
         pytest.skip(reason)
@@ -104,13 +109,13 @@ async def test_a_kv_type_rounds_and_does_not_change_the_meaning(
     assert max(math.fabs(tops[token] - expected[token]) for token in same) < near
 
 
-async def test_quantised_kv_takes_less_memory(model_path: Path) -> None:
+async def test_quantised_kv_takes_less_memory(model_path: Path, size: int) -> None:
     sizes = []
     for kv_type in ("f16", "q8_0", "q4_0"):
         engine = LlamaEngine(ModelSource(model_path), LoadOptions(kv_cache_type=kv_type))
         try:
             await engine.load()
-            sizes.append(engine.facts.size - os.path.getsize(model_path))
+            sizes.append(engine.facts.size - size)
         finally:
             await engine.close()
     assert sizes[0] > sizes[1] > sizes[2]
