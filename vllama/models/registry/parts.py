@@ -51,6 +51,16 @@ class Partial:
         """Bytes that are there."""
         return sum(part.completed for part in self.parts)
 
+    @property
+    def prefix(self) -> int:
+        """Bytes that are there without a gap from the blob's beginning."""
+        at = 0
+        for part in self.parts:
+            at += part.completed
+            if not part.done:
+                break
+        return at
+
     def acquire(self) -> bool:
         """Opens the file of the bytes and takes it for this process; False while another one has it.
 
@@ -98,7 +108,7 @@ class Partial:
         temporary.replace(path)
         part.saved = part.completed
 
-    def write(self, part: Part, data: bytes) -> None:
+    def write(self, part: Part, data: bytes | bytearray | memoryview) -> None:
         """Appends bytes to a part, and writes down how far it is now and then."""
         view, at = memoryview(data), part.offset + part.completed
         while view:
@@ -117,9 +127,12 @@ class Partial:
         self.forget_notes()
         self.parts = [Part(0, 0, self.size)]
 
-    def commit(self) -> None:
-        """Makes the bytes the blob. They must have been checked."""
+    def sync(self) -> None:
+        """Waits until the bytes are on the disk: a blob that a power cut empties would look whole."""
         os.fsync(self.handle)
+
+    def commit(self) -> None:
+        """Makes the bytes the blob. They must have been checked, and be on the disk."""
         os.replace(self.path, self.blob)
         self.forget_notes()
 

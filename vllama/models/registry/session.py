@@ -114,14 +114,22 @@ class Session:
         self.access = access
         limits = access.limits
         local = access.base.host in ("localhost", "127.0.0.1", "::1")
-        self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(limits.stall_s, connect=limits.connect_s, pool=None),
-            verify=_tls(),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=limits.streams),
-            # Nothing is unpacked: what is hashed is what was sent, and a small answer stays small.
-            headers={"User-Agent": _agent(), "Accept-Encoding": "identity"},
-            trust_env=not local,
-        )
+
+        def client(http2: bool) -> httpx.AsyncClient:
+            return httpx.AsyncClient(
+                http2=http2,
+                timeout=httpx.Timeout(limits.stall_s, connect=limits.connect_s, pool=None),
+                verify=_tls(),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=limits.streams),
+                # Nothing is unpacked: what is hashed is what was sent, and a small answer stays small.
+                headers={"User-Agent": _agent(), "Accept-Encoding": "identity"},
+                trust_env=not local,
+            )
+
+        self._client = client(http2=True)
+        # Bytes of blobs go over connections of their own: in one HTTP/2 connection all parts share one window of
+        # TCP and get 64 KiB at a time each, whatever the distance, and every frame passes through Python.
+        self._bulk = client(http2=False)
 
     async def __aenter__(self) -> Self:
         return self
@@ -130,6 +138,7 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._client.aclose()
+        await self._bulk.aclose()
 
     @asynccontextmanager
     async def open(
@@ -140,9 +149,11 @@ class Session:
         content: Content | None = None,
         *,
         follow: bool = True,
+        bulk: bool = False,
     ) -> AsyncIterator[httpx.Response]:
         """The answer to a request, its body unread. Redirects are followed, but for `follow=False`; a 401 is
-        answered with a token, once.
+        answered with a token, once. HTTP/2 is spoken where it is offered, but not for what moves the bytes of a
+        blob (`bulk`).
 
         Raises `FileMissingError` for 404, `UnauthorizedError`, `StatusError`, or `RegistryError` when no answer comes.
         """
@@ -150,7 +161,7 @@ class Session:
         hops = 0
         while True:
             token = self.access.token
-            response = await self._send(method, url, headers, content)
+            response = await self._send(self._bulk if bulk else self._client, method, url, headers, content)
             try:
                 status = response.status_code
                 home = same_registry(url, self.access.base)
@@ -191,7 +202,12 @@ class Session:
         return target
 
     async def _send(
-        self, method: str, url: httpx.URL, headers: Mapping[str, str] | None, content: Content | None
+        self,
+        client: httpx.AsyncClient,
+        method: str,
+        url: httpx.URL,
+        headers: Mapping[str, str] | None,
+        content: Content | None,
     ) -> httpx.Response:
         given = dict(headers or {})
         if same_registry(url, self.access.base):
@@ -205,9 +221,9 @@ class Session:
             if target is not url:
                 given["Host"] = url.netloc.decode()
             body = content() if content else None
-            request = self._client.build_request(method, target, headers=given, content=body, extensions=extensions)
+            request = client.build_request(method, target, headers=given, content=body, extensions=extensions)
             try:
-                return await self._client.send(request, stream=True)
+                return await client.send(request, stream=True)
             except httpx.HTTPError as error:
                 failure = unreachable(error, method, url)
                 failure.__cause__ = error

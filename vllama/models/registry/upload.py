@@ -137,13 +137,13 @@ class Upload:
             "X-Redirect-Uploads": "1",
         }
         body = self._body(handle, start, size)
-        async with self._session.open("PATCH", url, headers, body, follow=False) as response:
+        async with self._session.open("PATCH", url, headers, body, follow=False, bulk=True) as response:
             following = self._next(response, url, required=False)
             elsewhere = response.headers.get("location") if response.status_code == 307 else None
         if elsewhere:
             target = self._session.joined(url, elsewhere)
             headers = {"Content-Type": _BYTES, "Content-Length": str(size)}
-            async with self._session.open("PUT", target, headers, body, follow=False):
+            async with self._session.open("PUT", target, headers, body, follow=False, bulk=True):
                 pass
         self._hashes.append(await asyncio.to_thread(_md5, handle, part))
         return following
