@@ -178,9 +178,12 @@ def test_a_running_vllama_is_used(shell: Shell, tmp_path_factory: pytest.TempPat
         code, out, _ = shell.run("show", MODEL)
         assert code == 0
         assert "architecture        llama" in out
+        code, out, _ = shell.run("show", MODEL, "--engine")
+        assert (code, out) == (0, "scripted: --engine says so\n")
         code, out, err = shell.run("doctor")
         assert code == 0
         assert "in use by vLLama" in out
+        assert ", engine llama: GGUF" in out
     finally:
         assert server.stop() == 0
 

@@ -118,6 +118,10 @@ def _dumps_odd(value: Any) -> bytes:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
 
+ENGINE_HEADER = b"x-vllama-engine"
+"""Of /api/show: the engine that a model gets, and why; Ollama's body stays as it is."""
+
+
 async def send_json(
     send: Send,
     status: int,

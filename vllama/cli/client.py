@@ -59,6 +59,16 @@ class Client:
         """One call with one JSON object as its answer; an empty answer is {}."""
         return self._call("POST", path, body)
 
+    def header(self, name: str, path: str, body: dict[str, Any]) -> str:
+        """A header of the answer to one call, "" if there is none."""
+        try:
+            response = self._http.post(path, json=body)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+        if response.status_code >= 400:
+            raise _error(response)
+        return str(response.headers.get(name, ""))
+
     def delete(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Like `post`."""
         return self._call("DELETE", path, body)

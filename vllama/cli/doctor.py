@@ -74,6 +74,7 @@ def _engines(settings: Settings) -> list[Finding]:
 
 
 def _models(settings: Settings) -> list[Finding]:
+    from vllama.core.choosing import explained
     from vllama.models.library import Library
 
     try:
@@ -88,6 +89,7 @@ def _models(settings: Settings) -> list[Finding]:
         try:
             if model.gguf is not None:
                 _ = model.metadata
+            text = f"{text}, engine {explained(model, settings)}"
         except (VllamaError, OSError) as error:
             verdict, text = "bad", f"{text}: {error}"
         found.append(Finding("Models", verdict, model.name.shortest, text))

@@ -272,13 +272,17 @@ def show(
     parameters: Annotated[bool, typer.Option("--parameters", help="Print only the parameters.")] = False,
     template: Annotated[bool, typer.Option("--template", help="Print only the template.")] = False,
     system: Annotated[bool, typer.Option("--system", help="Print only the system message.")] = False,
+    engine: Annotated[bool, typer.Option("--engine", help="Print only which engine runs it, and why.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print metadata and tensors too.")] = False,
     host: HostOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a model is."""
     from vllama.cli import options
-    from vllama.cli.show import show_model
+    from vllama.cli.show import show_engine, show_model
+
+    if engine:
+        return show_engine(options.model_name(model), host)
 
     asked = {
         "license": license_,

@@ -37,6 +37,12 @@ def show_model(model: str, parts: Sequence[str], verbose: bool, host: str | None
         print("\n".join(sections(info, verbose=verbose)))
 
 
+def show_engine(model: str, host: str | None) -> None:
+    """Prints one line: the engine that the server gives the model, and why, or why none."""
+    with reach.server(host, needs_own_files=options.is_path(model)) as client:
+        print(client.header("X-vLLama-Engine", "/api/show", {"model": model}) or "the server does not say")
+
+
 def sections(info: dict[str, Any], *, verbose: bool = False) -> list[str]:
     """The lines for a body of /api/show."""
     lines: list[str] = []

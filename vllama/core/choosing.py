@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vllama.config import ModelSettings, Settings
 from vllama.engines.registry import KINDS, EngineKind, by_name, choose
-from vllama.errors import ModelLoadError
+from vllama.errors import ModelLoadError, VllamaError
 from vllama.hardware import Hardware, facts
 from vllama.models.model import Model
 from vllama.models.names import DEFAULT_TAG, Name
@@ -48,6 +48,15 @@ def choose_engine(model: Model, settings: Settings, machine: Callable[[], Hardwa
     if model.gguf is not None:
         return Choice(kind, "GGUF, which llama.cpp reads" + _where(machine()))
     return Choice(kind, f"safetensors, which {kind.title} reads{_where(machine(), vllm=True)}: {kind.available().text}")
+
+
+def explained(model: Model, settings: Settings, machine: Callable[[], Hardware] = _machine) -> str:
+    """One line: the engine's name and why it, or why none can run the model and what to do."""
+    try:
+        choice = choose_engine(model, settings, machine)
+    except VllamaError as error:
+        return f"none: {error.text}"
+    return f"{choice.kind.name}: {choice.reason}"
 
 
 def engine_for(model: Model, forced: str) -> EngineKind:

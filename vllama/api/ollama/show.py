@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from vllama.api.http import Endpoint, Receive, Scope, Send, dumps, read_body, send_json
+from vllama.api.http import ENGINE_HEADER, Endpoint, Receive, Scope, Send, dumps, read_body, send_json
 from vllama.api.ollama.chat import forbid_files
 from vllama.api.read import read_show
+from vllama.core.choosing import explained
 from vllama.errors import ForbiddenError, ModelNotFound, RequestError
 from vllama.models.library import looks_like_path
 from vllama.models.model import Model
@@ -38,11 +39,12 @@ def find_shown(service: Service, text: str) -> Model:
 def show_endpoint(service: Service) -> Endpoint:
     """POST /api/show. Reads the GGUF's header in a thread: with `verbose` it can be megabytes of vocabulary."""
 
-    def read(scope: Scope, body: bytes) -> bytes:
+    def read(scope: Scope, body: bytes) -> tuple[bytes, bytes]:
         request = read_show(body)
         forbid_files(scope, request.model)
         model = find_shown(service, request.model)
-        return dumps(
+        engine = explained(model, service.settings).encode("ascii", "replace").replace(b"\n", b" ")
+        described = dumps(
             describe(
                 model,
                 verbose=request.verbose,
@@ -52,9 +54,11 @@ def show_endpoint(service: Service) -> Endpoint:
                 capabilities=model.capabilities,
             )
         )
+        return described, engine
 
     async def show(scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body(scope, receive)
-        await send_json(send, 200, await asyncio.to_thread(read, scope, body))
+        described, engine = await asyncio.to_thread(read, scope, body)
+        await send_json(send, 200, described, extra=[(ENGINE_HEADER, engine)])
 
     return show
