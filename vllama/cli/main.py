@@ -282,8 +282,8 @@ def show(
     from vllama.cli.show import show_engine, show_model
 
     if engine:
-        return show_engine(options.model_name(model), host)
-
+        show_engine(options.model_name(model), host)
+        return
     asked = {
         "license": license_,
         "modelfile": modelfile,
