@@ -108,3 +108,35 @@ def test_a_blob_is_known_by_its_digest_and_any_other_file_by_its_content(tmp_pat
     first = identity_of(str(file))
     file.write_bytes(b"two")
     assert identity_of(str(file)) != first
+
+
+def test_what_was_not_made_here_is_neither_counted_nor_removed(tmp_path: Path) -> None:
+    foreign = [tmp_path / name for name in ("mine.prefix", "pictures/a.prefix", "pictures/b.txt")]
+    for path in foreign:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(5000))
+    shelf = Shelf(tmp_path, "model", 3000)
+    for token in range(5):
+        shelf.put([token], STATE)
+    assert len(shelf.entries()) == 2
+    beside = one_folder(tmp_path) / "notes.txt"
+    beside.write_text("somebody's")
+    assert len(shelf.entries()) == 2
+    assert all(path.exists() for path in (*foreign, beside))
+
+
+def one_folder(root: Path) -> Path:
+    """The folder of the only identity."""
+    [folder] = {path.parent for path in root.glob("*/*" + SUFFIX) if len(path.parent.name) == 32}
+    return folder
+
+
+def test_what_a_killed_writer_left_is_removed_after_a_while(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path, "model", 1 << 20)
+    shelf.put([1], STATE)
+    old, new = (one(shelf).with_suffix(f".{pid}") for pid in (7, 8))
+    old.write_bytes(b"half")
+    os.utime(old, ns=(0, 0))
+    new.write_bytes(b"half")
+    assert len(shelf.entries()) == 1
+    assert [old.exists(), new.exists()] == [False, True]

@@ -63,6 +63,7 @@ def _machine() -> list[Finding]:
 
 def _engines(settings: Settings) -> list[Finding]:
     """At least one engine that the registry would choose must run; the others only tell why they do not."""
+    from vllama.engines.llama.availability import openmp
     from vllama.engines.registry import all_engines, choose
 
     found = [Finding("Engines", "ok" if why.ok else "note", name, why.text) for name, why in all_engines()]
@@ -70,6 +71,9 @@ def _engines(settings: Settings) -> list[Finding]:
         choose("gguf", settings.engine)
     except VllamaError as error:
         found.append(Finding("Engines", "bad", "choice", error.text))
+    if openmp():
+        text = 'of llama by OpenMP; CMAKE_ARGS="-DGGML_OPENMP=OFF" builds it with its own, which may be faster on a CPU'
+        found.append(Finding("Engines", "note", "threads", text))
     return found
 
 

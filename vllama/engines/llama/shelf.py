@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import struct
+import time
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,12 @@ _HEAD = struct.Struct("<8s16sIQ")
 """Magic, checksum, number of tokens, bytes of state. Tokens (int32) and state follow."""
 
 MAX_TOKENS = 1 << 24
+
+STALE_S = 3600.0
+"""A file that was not finished after so long never will be: its writer was killed."""
+
+_FOLDER = re.compile("[0-9a-f]{32}")
+_SCRATCH = re.compile(r"[0-9a-f]{32}\.[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,7 @@ class Shelf:
     def entries(self) -> list[Saved]:
         """What is there, the least recently used first. Looks at the beginning of each file only."""
         found = []
+        _sweep(self._folder)
         for path, _, _ in _files(self._folder):
             saved = _glance(path)
             if saved is None:
@@ -95,7 +104,7 @@ class Shelf:
         checksum = _checksum(counts, packed, state)
         scratch = path.with_suffix(f".{os.getpid()}")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with scratch.open("wb") as file:
                 # Prompts are in it: nobody else's business.
                 os.fchmod(file.fileno(), 0o600)
@@ -176,8 +185,9 @@ def _glance(path: Path) -> Saved | None:
 
 
 def _folders(root: Path) -> Iterator[Path]:
+    """Those made here: whatever else lies in `root` is somebody else's."""
     with contextlib.suppress(OSError):
-        yield from (path for path in root.iterdir() if path.is_dir())
+        yield from (path for path in root.iterdir() if _FOLDER.fullmatch(path.name) and path.is_dir())
 
 
 def _files(folder: Path) -> list[tuple[Path, int, int]]:
@@ -189,6 +199,14 @@ def _files(folder: Path) -> list[tuple[Path, int, int]]:
                 status = path.stat()
                 found.append((path, status.st_mtime_ns, status.st_size))
     return sorted(found, key=lambda file: file[1])
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what writers left that were killed."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if _SCRATCH.fullmatch(path.name) and time.time() - path.stat().st_mtime > STALE_S:
+                _remove(path)
 
 
 def _remove(path: Path) -> None:
