@@ -24,6 +24,7 @@ from vllama.bench.systems.openai_engines import Max, Vllm
 from vllama.bench.systems.openai_url import OpenAIUrl
 from vllama.bench.systems.vllama import Scripted, Vllama, VllamaDefaults, VllamaNoFlash
 from vllama.bench.systems.vllama_cpu import VllamaCpu
+from vllama.bench.systems.vllama_served import VllamaMax, VllamaVllm
 from vllama.errors import ConfigError
 
 SYSTEMS: dict[str, type[System]] = {
@@ -47,7 +48,9 @@ SYSTEMS: dict[str, type[System]] = {
         LlamaCppServer,
         LlamaCppServerUninterrupted,
         Vllm,
+        VllamaVllm,
         Max,
+        VllamaMax,
         OpenAIUrl,
         Golden,
         Scripted,

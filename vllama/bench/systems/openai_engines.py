@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vllama.bench.dialects import Api
 from vllama.bench.systems.base import Setup, SystemFailed, Unavailable
 from vllama.bench.systems.http import HttpSystem
 from vllama.bench.systems.llama_server import output
@@ -19,7 +20,7 @@ HF_MODEL = "VLLAMA_BENCH_HF_MODEL"
 class HfSystem(HttpSystem):
     """Serves another file than the GGUF, so the report must call it another artefact; its start may compile."""
 
-    api = "openai"
+    api: Api = "openai"
     capabilities = frozenset({"stream", "chat", "cancel", "restart"})
     start_s = 900.0
     poll_s = 0.1
