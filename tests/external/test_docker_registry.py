@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import random
+import signal
+import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +18,7 @@ import pytest
 
 from tests.external import programs
 from tests.external.conftest import clean_environ, started
-from tests.integration.conftest import free_port
+from tests.integration.conftest import free_port, start_server
 from vllama.models.manifest import MEDIA_TYPE, Layer, Manifest, digest_of
 from vllama.models.names import Name
 from vllama.models.registry.limits import Limits
@@ -84,6 +89,83 @@ async def test_pushed_deleted_and_pulled(registry: str, store: Store, tmp_path: 
         assert json.loads(answer.content)["layers"][0]["digest"] == digest_of(WEIGHTS)
     finally:
         transfers.close()
+
+
+async def test_a_pull_killed_at_half_goes_on_from_there(registry: str, store: Store, tmp_path: Path) -> None:
+    size = 400_000_000
+    name = Name.parse(f"{registry}/me/large:v1")
+    digest, *_ = store.write_blob(random.Random(8).randbytes(size // 400) * 400)
+    layers = (Layer("model", digest, size),)
+    store.write_manifest(name, Manifest(Layer("config", store.write_blob(b"{}")[0], 2), layers).encode())
+    transfers = Transfers(store, key_path=tmp_path / "id_ed25519")
+    try:
+        assert await last(transfers.push(name, insecure=True)) == {"status": "success"}
+    finally:
+        transfers.close()
+
+    home = tmp_path / "home"
+    home.mkdir()
+    with counting(registry) as (host, carried):
+        body = {"model": f"{host}/me/large:v1", "insecure": True}
+        server = start_server(home, "--engine", "scripted", env={"HOME": str(home)})
+        try:
+            with httpx.stream("POST", f"{server.url}/api/pull", json=body, timeout=120) as response:
+                for line in response.iter_lines():
+                    if json.loads(line).get("completed", 0) >= size / 2:
+                        break
+        finally:
+            server.stop(signal.SIGKILL)
+        first = carried[0]
+        assert size / 2 <= first < size
+        assert not list((home / "models").glob("manifests/*/*/*/*"))
+        server = start_server(home, "--engine", "scripted", env={"HOME": str(home)})
+        try:
+            async with httpx.AsyncClient(timeout=120) as client:
+                reply = await client.post(f"{server.url}/api/pull", json=body | {"stream": False})
+            assert reply.json() == {"status": "success"}
+        finally:
+            server.stop()
+        assert carried[0] < size * 1.1
+    blobs = home / "models" / "blobs"
+    assert (blobs / digest.replace(":", "-")).read_bytes() == store.blob_path(digest).read_bytes()
+    assert len(list(blobs.iterdir())) == 2
+
+
+@contextlib.contextmanager
+def counting(address: str) -> Iterator[tuple[str, list[int]]]:
+    """host:port of a way to the server there, and how many bytes of it came back through it."""
+    carried = [0]
+    host, _, port = address.partition(":")
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listening.accept()
+                threading.Thread(target=connect, args=(client,), daemon=True).start()
+
+    def connect(client: socket.socket) -> None:
+        with client, socket.create_connection((host, int(port))) as server:
+            asking = threading.Thread(target=carry, args=(client, server, False), daemon=True)
+            asking.start()
+            carry(server, client, True)
+            asking.join()
+
+    def carry(source: socket.socket, target: socket.socket, counted: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 18):
+                target.sendall(data)
+                if counted:
+                    carried[0] += len(data)
+        for side in (source, target):
+            with contextlib.suppress(OSError):
+                side.shutdown(socket.SHUT_RDWR)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}", carried
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 async def test_two_pulls_at_once(registry: str, store: Store, tmp_path: Path) -> None:
