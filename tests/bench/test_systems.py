@@ -121,11 +121,15 @@ def test_every_system_says_what_it_is(setup: Setup) -> None:
         ("llama-server", "nox -s build_llama_server"),
         ("vllm", "pip install vllm"),
         ("max", "pip install modular"),
+        ("vllama-vllm", "set VLLAMA_VLLM_PYTHON"),
+        ("vllama-max", "set VLLAMA_MAX"),
         ("openai-url", "VLLAMA_BENCH_URL"),
     ],
 )
 def test_what_is_not_there_is_explained(key: str, help_: str, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
+    for name in ("VLLAMA_VLLM_PYTHON", "VLLAMA_MAX"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(Unavailable, match=help_):
         make(key, setup).find()
 
