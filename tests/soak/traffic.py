@@ -50,9 +50,9 @@ class Traffic:
     async def fill(self, sequences: int) -> None:
         """Nothing later needs more memory than this does.
 
-        As many of the largest requests at once as sequences run, three times: the last ones stay in the KV memory, those
-        of the first two rounds fill what host memory may hold of prefix cache. And one of each other kind, which loads
-        the other model and makes the tables of grammars.
+        As many of the largest requests at once as sequences run, three times: the last ones stay in the KV memory,
+        those before fill what host memory may hold of prefix cache. And one of each other kind, which loads the other
+        model and makes the tables of grammars.
         """
         await self._embed()
         await self._format()
