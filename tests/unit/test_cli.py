@@ -210,6 +210,22 @@ def test_wrong_use_is_one_line(
     assert message in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nosuch",), "Error: No such command 'nosuch'."),
+        (("list", "--nosuch"), "Error: No such option: --nosuch"),
+        (("show",), "Error: Missing argument 'MODEL'."),
+        (("pull", "a", "b"), "Error: Got unexpected extra argument"),
+    ],
+)
+def test_words_that_no_command_knows_are_status_1_as_with_ollama(
+    capsys: pytest.CaptureFixture, arguments: tuple[str, ...], message: str
+) -> None:
+    assert vllama(*arguments) == 1
+    assert message in capsys.readouterr().err
+
+
 def test_a_file_is_sent_as_an_absolute_path(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.replies["/api/generate"] = lines({"response": "ok", "done": True})
     (tmp_path / "m.gguf").touch()

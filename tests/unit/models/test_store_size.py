@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.tools.registry import running_registry
 from vllama.errors import ModelLoadError, ServerError
 from vllama.models.blobs import import_file, remove_leftovers
 from vllama.models.create import CreateRequest, create
@@ -113,6 +118,77 @@ def test_a_store_of_another_user_is_read_and_says_what_cannot_be_written(
         with pytest.raises(ServerError, match="Permission denied"):
             change()
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+
+
+_OTHER_USER = """
+import os, sys
+from pathlib import Path
+from vllama.errors import VllamaError
+from vllama.models.blobs import BlobWriter, remove_leftovers
+from vllama.models.create import CreateRequest, create
+from vllama.models.library import Library
+from vllama.models.manage import copy, delete
+from vllama.models.names import Name
+from vllama.models.registry.transfers import Transfers
+
+root = Path(sys.argv[1])
+# What is imported late is imported now: nobody may not be able to read this Python's own files.
+warm = Transfers(Library(Path(sys.argv[3]), overlay=False).store, key_path=Path(sys.argv[3]) / "key")
+list(warm.pull_blocking(Name.parse(sys.argv[2]), insecure=True))
+warm.close()
+if os.geteuid() == 0:
+    os.setegid(65534)
+    os.seteuid(65534)
+library = Library(root, overlay=False)
+model = library.resolve("FIRST")
+print(model.metadata.architecture, [m.name.model for m in library.models()], model.gguf.open("rb").read(4))
+remove_leftovers(library.store, older_than=-10)
+transfers = Transfers(library.store, key_path=root / "no" / "key")
+for change in (
+    lambda: copy(library, "first", "second"),
+    lambda: delete(library, "first"),
+    lambda: list(create(CreateRequest("new", from_="first", system="x"), library)),
+    lambda: BlobWriter(library.store),
+    lambda: list(transfers.pull_blocking(Name.parse(sys.argv[2]), insecure=True)),
+):
+    try:
+        change()
+    except VllamaError as error:
+        print(error.text)
+transfers.close()
+"""
+
+
+def test_a_process_of_another_user_reads_the_store_and_leaves_it_as_it_is(library: Library) -> None:
+    """Truly: as nobody if the tests run as root, else without the permission to write."""
+    with tempfile.TemporaryDirectory() as folder, running_registry() as registry:
+        registry.add_model("library/tide", "latest", {"model": b"x" * 1000})
+        os.chmod(folder, 0o755)
+        root = Path(folder) / "models"
+        shutil.copytree(library.store.root, root)
+        found = {path: path.stat() for path in (root, *root.rglob("*"))}
+        for path in found:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        before = {path: path.stat().st_mtime_ns for path in found}
+        try:
+            command = [
+                sys.executable,
+                "-c",
+                _OTHER_USER,
+                str(root),
+                f"{registry.host}/library/tide",
+                f"{folder}/scratch",
+            ]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 0, done.stderr
+            seen, *refused = done.stdout.splitlines()
+            assert seen == "llama ['first'] b'GGUF'"
+            assert len(refused) == 5, refused
+            assert all("ermission denied" in line for line in refused), (refused, done.stderr)
+            assert {path: path.stat().st_mtime_ns for path in (root, *root.rglob("*"))} == before
+        finally:
+            for path in found:
+                path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def test_truncation_at_any_offset_is_noticed_when_the_model_is_read(library: Library) -> None:
