@@ -7,6 +7,7 @@ or properties.
 
 from __future__ import annotations
 
+from vllama.prompts.ambiguity import Choice, Letter, Part, Repeat, Row, TooAmbiguous, check
 from vllama.prompts.gbnf import class_member, literal
 
 MAX_REPEAT = 2000
@@ -72,9 +73,14 @@ class _Pattern:
         ends = self._text.endswith("$") and (len(body) - len(body.rstrip("\\"))) % 2 == 0
         self._at = int(begins)
         self._end = len(self._text) - int(ends)
-        text, cost, _ = self._alternatives()
+        text, cost, _, part = self._alternatives()
         if self._at < self._end:
             raise PatternError("a ) without its (")
+        anything = Repeat(Letter("."), 0, None)
+        try:
+            check(Row((*(() if begins else (anything,)), part, *(() if ends else (anything,)))))
+        except TooAmbiguous:
+            raise PatternError("there are too many ways to read the same text") from None
         if (begins or ends) and self._branches > 1:
             # An anchor belongs to its alternative only.
             raise PatternError("^ or $ beside alternatives without a group")
@@ -96,8 +102,8 @@ class _Pattern:
         self._at += 1
         return char
 
-    def _alternatives(self) -> tuple[str, int, bool]:
-        """(GBNF, cost, whether it can match nothing)"""
+    def _alternatives(self) -> tuple[str, int, bool, Part]:
+        """(GBNF, cost, whether it can match nothing, the same for `ambiguity`)"""
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise PatternError("groups are nested too deeply")
@@ -108,25 +114,28 @@ class _Pattern:
         self._depth -= 1
         if self._depth == 0:
             self._branches = len(branches)
-        cost = sum(cost for _, cost, _ in branches)
-        return " | ".join(text for text, _, _ in branches), cost, any(empty for _, _, empty in branches)
+        texts, costs, empties, parts = zip(*branches, strict=True)
+        return " | ".join(texts), sum(costs), any(empties), Choice(parts)
 
-    def _sequence(self) -> tuple[str, int, bool]:
+    def _sequence(self) -> tuple[str, int, bool, Part]:
         parts: list[str] = []
+        row: list[Part] = []
         cost = 0
         empty = True
         while self._peek() not in ("", "|", ")"):
-            atom, weight, blank = self._atom()
+            atom, weight, blank, part = self._atom()
             suffix, times, least = self._quantifier()
             if blank and suffix not in ("", "?"):
                 # Engines take that for a rule that begins with itself.
                 raise PatternError("it repeats something that can be empty")
             parts.append(atom + suffix)
+            most = None if suffix[:1] in ("*", "+") or suffix.endswith(",}") else times
+            row.append(Repeat(part, least, most) if suffix else part)
             cost += weight * times
             empty = empty and (blank or least == 0)
             if cost > MAX_COST:
                 raise PatternError("it repeats too much")
-        return " ".join(parts) or '""', cost, empty
+        return " ".join(parts) or '""', cost, empty, Row(tuple(row))
 
     def _quantifier(self) -> tuple[str, int, int]:
         """(GBNF, times that it is unrolled, lowest count)"""
@@ -157,29 +166,35 @@ class _Pattern:
             raise PatternError(f"more than {MAX_REPEAT} repetitions")
         return f"{{{int(low)}{',' if comma else ''}{int(high) if high else ''}}}", max(most, 1), int(low)
 
-    def _atom(self) -> tuple[str, int, bool]:
-        char = self._next()
-        if char == "(":
+    def _atom(self) -> tuple[str, int, bool, Part]:
+        if self._peek() == "(":
+            self._at += 1
             return self._group()
+        start = self._at
+        text = self._letter()
+        return text, 1, False, Letter(self._text[start : self._at])
+
+    def _letter(self) -> str:
+        char = self._next()
         if char == "[":
-            return self._class(), 1, False
+            return self._class()
         if char == ".":
-            return self.anything, 1, False
+            return self.anything
         if char == "\\":
-            return self._escape(), 1, False
+            return self._escape()
         if char in _SPECIAL:
             raise PatternError(f"{char} at a place where it cannot be used")
-        return self._character(char), 1, False
+        return self._character(char)
 
-    def _group(self) -> tuple[str, int, bool]:
+    def _group(self) -> tuple[str, int, bool, Part]:
         if self._peek() == "?":
             self._at += 1
             if self._next() != ":":
                 raise PatternError("look-around and named groups")
-        text, cost, empty = self._alternatives()
+        text, cost, empty, part = self._alternatives()
         if self._next() != ")":
             raise PatternError("a ( that is not closed")
-        return f"({text})", cost, empty
+        return f"({text})", cost, empty, part
 
     def _escape(self) -> str:
         char = self._next()

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from vllama.engines.fitting import TOO_LONG
+from vllama.engines.llama.allowance import Allowance
 from vllama.engines.llama.bindings import Chain, Context, Grammar, Model, top_logprobs
 from vllama.engines.llama.bounds import check_grammar, clip
 from vllama.engines.llama.frames import Detokenize, Submit, Tokenize
@@ -57,6 +58,7 @@ class Job:
 
     __slots__ = (
         "_after",
+        "_allowance",
         "_chain",
         "_control",
         "_grammar",
@@ -124,6 +126,7 @@ class Job:
         self._after = submit.after or ""
         self._recent = ""
         self._grammar: Grammar | None = None
+        self._allowance = Allowance()
         if submit.gbnf is not None:
             check_grammar(submit.gbnf)
             try:
@@ -154,11 +157,13 @@ class Job:
     def step(self, context: Context, index: int) -> tuple[int, str, str | None]:
         """Sample from batch row `index`: (token, text that may leave, why it ends or None).
 
-        Raises `RequestFault` when the grammar allows no token.
+        Raises `RequestFault` when the grammar allows no token, or takes too long.
         """
         grammar = self._grammar
         if grammar is not None and not self._after:
+            self._allowance.begin()
             chosen = grammar.sample(self._chain, context, index)
+            self._allowance.spent()
             if chosen is None:
                 raise RequestFault("server", "the grammar allows no further token")
             token = chosen

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from vllama.engines.llama.allowance import asked
+
 ASKED = 2000
 """A vocabulary may begin its tokens with more characters than it is worth asking about: rare ones share a group."""
 
@@ -46,12 +48,15 @@ class Openings:
         self._odd: Any = np.array(odd, np.int32)
 
     def allowed(self, ask: Callable[[Any], Any]) -> Any:
-        """Ids of all tokens that the grammar allows, in no order. `ask` gives, for ids, which of them it allows."""
+        """Ids of all tokens that the grammar allows, in no order. `ask` gives, for ids, which of them it allows.
+
+        Raises `RequestFault` when the grammar takes too long to answer.
+        """
         import numpy as np
 
-        groups = ask(self.askable)
+        groups = asked(ask, self.askable)
         ids = np.concatenate((self._tokens[np.repeat(groups, self._sizes)], self._odd))
-        return ids[ask(ids)]
+        return ids[asked(ask, ids)]
 
 
 def _first(piece: bytes) -> str:
