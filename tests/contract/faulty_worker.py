@@ -6,6 +6,7 @@ decode: list of {"code": c, "token": t, "tokens": n, "dirty": bool, "times": k}:
 cells: no context gets more cells than it was made with.
 hold: a text with this in it is tokenised only after so many steps: {"text": marker, "steps": n}
 stuck: a grammar with this in it is never compiled.
+deny: a grammar with this in it allows no token any more after so many: {"text": marker, "tokens": n}
 
 After every step the scheduler is asked whether its state makes sense; otherwise the worker dies.
 """
@@ -83,12 +84,19 @@ def tokenize(self: bindings.Model, text: str, *, add_special: bool) -> list[int]
 
 
 class Grammar(bindings.Grammar):
-    """Some never come to be."""
+    """Some never come to be, some come to nothing."""
 
     def __init__(self, model: bindings.Model, gbnf: str) -> None:
         if FAULTS.get("stuck", "\0") in gbnf:
             threading.Event().wait()
         super().__init__(model, gbnf)
+        deny = FAULTS.get("deny")
+        self.left = deny["tokens"] if deny and deny["text"] in gbnf else 1 << 30
+
+    def choose(self, chain: bindings.Chain, row: Any) -> int | None:
+        """None when its tokens are used up."""
+        self.left -= 1
+        return super().choose(chain, row) if self.left >= 0 else None
 
 
 def main() -> None:

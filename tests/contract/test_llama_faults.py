@@ -27,6 +27,9 @@ POISON = 4321
 """A token that no other prompt or answer here has: logit bias keeps it away."""
 
 SAFE = Sampling(seed=3, logit_bias=((0, -1e9), (2, -1e9), (POISON, -1e9)))
+ALONE = LoadOptions(num_thread=1)
+"""Threads that wait for each other are slow where other programs want the cores too."""
+
 CULPRIT = Generation(tokens=(100, 101, POISON, 102), num_predict=4)
 
 
@@ -312,6 +315,19 @@ async def test_a_grammar_without_end_has_a_deadline(start: Start) -> None:
         await collect(engine, good)
     await first_text(events)
     await events.aclose()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("tokens", [0, 3])
+async def test_a_grammar_that_allows_nothing_more_costs_its_request_alone(start: Start, tokens: int) -> None:
+    engine = await start(ALONE, deny={"text": "denied", "tokens": tokens})
+    other = asyncio.create_task(collect(engine, long(1)))
+    denied = Generation(prompt="x", num_predict=30, constraint=Constraint('root ::= "denied" [a-z]*'))
+    with pytest.raises(ServerError, match="the grammar allows no further token"):
+        await collect(engine, denied)
+    assert (await other)[2].output_tokens == 40
+    good = Generation(prompt="x", num_predict=4, constraint=Constraint('root ::= "fine"'))
+    assert (await collect(engine, good))[0] == "fine"
+    await quiet(engine)
 
 
 @pytest.mark.parametrize(

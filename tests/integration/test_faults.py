@@ -58,7 +58,7 @@ def test_kill_minus_nine_of_the_server_takes_a_stopped_worker_along(own_server: 
     for worker in workers:
         worker.send_signal(signal.SIGSTOP)
     own_server.stop(signal.SIGKILL)
-    _, alive = psutil.wait_procs(workers, timeout=20)
+    _, alive = psutil.wait_procs(workers, timeout=5)
     for worker in alive:
         worker.kill()
     assert not alive

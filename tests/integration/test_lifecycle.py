@@ -129,7 +129,7 @@ def test_kill_minus_nine_of_the_server_leaves_no_worker(own_server: Server) -> N
     workers = own_server.workers()
     assert workers
     own_server.stop(signal.SIGKILL)
-    _, alive = psutil.wait_procs(workers, timeout=20)
+    _, alive = psutil.wait_procs(workers, timeout=5)
     assert not alive
 
 
