@@ -305,7 +305,6 @@ def _quantize(wanted: str, parts: list[_Part], store: Store, tools: CreateTools)
             continue
         if tools.quantize is None:
             raise NotImplementedYet("this server cannot quantize: quantize the GGUF with llama-quantize first")
-        yield {"status": f"quantizing {part.metadata.file_type} model to {wanted}"}
         with tempfile.TemporaryDirectory(dir=store.blobs, prefix=".vllama-") as directory:
             target = Path(directory) / "quantized.gguf"
             tools.quantize(store.blob_path(part.layer.digest), target, wanted)

@@ -164,7 +164,7 @@ def test_quantizing_needs_a_tool_and_a_float_model(library: Library, base: str, 
         target.write_bytes(small)
 
     lines = run(library, CreateTools(quantize=quantize), name="q", from_="base", quantize="q8_0")
-    assert lines[:3] == ["quantizing F16 model to Q8_0", "verifying conversion", "creating new layer"]
+    assert lines[:2] == ["verifying conversion", "creating new layer"]
     assert library.resolve("q").config.quantization_level == "Q8_0"
     with pytest.raises(RequestError, match="only supported for F16, BF16 and F32"):
         run(library, name="q2", from_="q", quantize="q4_K_M")
