@@ -1,4 +1,7 @@
-"""How the model is held: mapped, copied, locked; the number format of its KV memory; flash attention."""
+"""How the model is held: mapped, copied, locked; the number format of its KV memory; flash attention.
+
+One thread: those that wait for each other are slow where other programs want the cores too, and change no result.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,6 @@ from vllama.errors import ModelLoadError
 pytestmark = pytest.mark.model
 
 PROMPT = "The largest island of the Mediterranean Sea is Sicily, and the second largest is"
-ALONE = {"num_thread": 1}
-"""Threads that wait for each other are slow where other programs want the cores too, and change no result."""
-
 REQUEST = Generation(prompt=PROMPT, num_predict=12, top_logprobs=5, sampling=Sampling(temperature=0))
 
 
@@ -47,17 +47,17 @@ def plain() -> dict[str, Any]:
 
 async def default(model: Path, kept: dict[str, Any]) -> tuple[str, dict[str, float]]:
     if not kept:
-        kept["text"], kept["tops"] = await answered(model, LoadOptions(**ALONE))
+        kept["text"], kept["tops"] = await answered(model, LoadOptions(num_thread=1))
     return kept["text"], kept["tops"]
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        LoadOptions(**ALONE, use_mmap=True),
-        LoadOptions(**ALONE, use_mmap=False),
-        LoadOptions(**ALONE, extra=(("mlock", "1"),)),
-        LoadOptions(**ALONE, use_mmap=False, extra=(("mlock", "1"),)),
+        LoadOptions(num_thread=1, use_mmap=True),
+        LoadOptions(num_thread=1, use_mmap=False),
+        LoadOptions(num_thread=1, extra=(("mlock", "1"),)),
+        LoadOptions(num_thread=1, use_mmap=False, extra=(("mlock", "1"),)),
     ],
     ids=["mapped", "copied", "mapped and locked", "copied and locked"],
 )
@@ -77,7 +77,7 @@ async def test_locked_weights_are_locked(model_path: Path, size: int) -> None:
     reason = may_not_lock(size)
     if reason:
         pytest.skip(reason)
-    engine = LlamaEngine(ModelSource(model_path), LoadOptions(**ALONE, extra=(("mlock", "1"),)))
+    engine = LlamaEngine(ModelSource(model_path), LoadOptions(num_thread=1, extra=(("mlock", "1"),)))
     try:
         await engine.load()
         assert locked((await engine.stats()).pid) > 0.8 * size
@@ -105,7 +105,7 @@ def locked(pid: int) -> int:
 async def test_a_kv_type_rounds_and_does_not_change_the_meaning(
     model_path: Path, plain: dict[str, Any], kv_type: str, near: float
 ) -> None:
-    _, tops = await answered(model_path, LoadOptions(**ALONE, kv_cache_type=kv_type))
+    _, tops = await answered(model_path, LoadOptions(num_thread=1, kv_cache_type=kv_type))
     _, expected = await default(model_path, plain)
     same = tops.keys() & expected.keys()
     assert len(same) >= 3
@@ -115,7 +115,7 @@ async def test_a_kv_type_rounds_and_does_not_change_the_meaning(
 async def test_quantised_kv_takes_less_memory(model_path: Path, size: int) -> None:
     sizes = []
     for kv_type in ("f16", "q8_0", "q4_0"):
-        engine = LlamaEngine(ModelSource(model_path), LoadOptions(**ALONE, kv_cache_type=kv_type))
+        engine = LlamaEngine(ModelSource(model_path), LoadOptions(num_thread=1, kv_cache_type=kv_type))
         try:
             await engine.load()
             sizes.append(engine.facts.size - size)
@@ -126,7 +126,7 @@ async def test_quantised_kv_takes_less_memory(model_path: Path, size: int) -> No
 
 @pytest.mark.parametrize("flash", [True, False])
 async def test_flash_attention_changes_rounding_only(model_path: Path, plain: dict[str, Any], flash: bool) -> None:
-    _, tops = await answered(model_path, LoadOptions(**ALONE, flash_attention=flash))
+    _, tops = await answered(model_path, LoadOptions(num_thread=1, flash_attention=flash))
     _, expected = await default(model_path, plain)
     same = tops.keys() & expected.keys()
     assert len(same) >= 4
@@ -135,16 +135,16 @@ async def test_flash_attention_changes_rounding_only(model_path: Path, plain: di
 
 async def test_quantised_kv_without_flash_attention_is_a_clear_error(model_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="flash"):
-        await answered(model_path, LoadOptions(**ALONE, flash_attention=False, kv_cache_type="q8_0"))
+        await answered(model_path, LoadOptions(num_thread=1, flash_attention=False, kv_cache_type="q8_0"))
 
 
 async def test_an_unknown_kv_type_is_a_clear_error(model_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="there is no KV cache type 'q9'; there are f32, f16"):
-        await answered(model_path, LoadOptions(**ALONE, kv_cache_type="q9"))
+        await answered(model_path, LoadOptions(num_thread=1, kv_cache_type="q9"))
 
 
 async def test_what_comes_from_the_prefix_cache_changes_no_text(model_path: Path) -> None:
-    engine = LlamaEngine(ModelSource(model_path), LoadOptions(**ALONE))
+    engine = LlamaEngine(ModelSource(model_path), LoadOptions(num_thread=1))
     differ = []
     try:
         await engine.load()
