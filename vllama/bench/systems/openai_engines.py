@@ -16,6 +16,12 @@ from vllama.bench.systems.llama_server import output
 
 HF_MODEL = "VLLAMA_BENCH_HF_MODEL"
 
+CPU_CACHE = "VLLM_CPU_KVCACHE_SPACE"
+"""GiB for keys and values where vLLM runs on a processor (elsewhere it means nothing). Without it vLLM wants 92 % of the
+memory for itself and does not start beside anything."""
+
+CPU_CACHE_GIB = "2"
+
 
 class HfSystem(HttpSystem):
     """Serves another file than the GGUF, so the report must call it another artefact; its start may compile."""
@@ -79,7 +85,7 @@ class Vllm(HfSystem):
             *(*self._program, str(self.folder), "--host", "127.0.0.1", "--port", str(self.port)),
             *("--served-model-name", "bench", "--max-model-len", str(setup.ctx)),
             *("--max-num-seqs", str(setup.parallel), "--generation-config", "vllm"),
-        ], {}
+        ], {CPU_CACHE: os.environ.get(CPU_CACHE, CPU_CACHE_GIB)}
 
     def options(self) -> dict[str, Any]:
         """Sampling fields beyond OpenAI's that this server knows."""

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from vllama.bench.systems.base import Unavailable
-from vllama.bench.systems.openai_engines import HfSystem
+from vllama.bench.systems.openai_engines import CPU_CACHE, CPU_CACHE_GIB, HfSystem
 
 
 class VllamaServed(HfSystem):
@@ -48,6 +48,7 @@ class VllamaServed(HfSystem):
             "OLLAMA_MODELS": str(home / "models"),
             "OLLAMA_KEEP_ALIVE": "-1",
             "OLLAMA_NUM_PARALLEL": str(self.setup.parallel),
+            CPU_CACHE: os.environ.get(CPU_CACHE, CPU_CACHE_GIB),
         }
         home.mkdir(parents=True, exist_ok=True)
         if named := os.environ.get(self.needs):
