@@ -17,8 +17,8 @@ from vllama.bench.systems.llama_server import output
 HF_MODEL = "VLLAMA_BENCH_HF_MODEL"
 
 CPU_CACHE = "VLLM_CPU_KVCACHE_SPACE"
-"""GiB for keys and values where vLLM runs on a processor (elsewhere it means nothing). Without it vLLM wants 92 % of the
-memory for itself and does not start beside anything."""
+"""GiB for keys and values where vLLM runs on a processor (elsewhere it means nothing). Without it vLLM wants 92 % of
+the memory for itself and does not start beside anything."""
 
 CPU_CACHE_GIB = "2"
 

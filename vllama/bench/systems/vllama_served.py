@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
-from vllama.bench.systems.base import Unavailable
+from vllama.bench.systems.base import SystemFailed, Unavailable
 from vllama.bench.systems.openai_engines import CPU_CACHE, CPU_CACHE_GIB, HfSystem
 
 
@@ -33,11 +33,16 @@ class VllamaServed(HfSystem):
         if said["verdict"] != "ok":
             raise Unavailable(said["text"])
         self._find_model()
-        self.model = str(self.folder)
         self.described.version = f"{version('vllama')}, {said['text']}"
 
     async def prepare(self) -> None:
-        """The model is named by its directory, and loaded when the port opens."""
+        """The name that the directory got; it is loaded when the port opens. Raises `SystemFailed` if none is."""
+        exchange = await self.fetch("/api/ps")
+        try:
+            self.model = str(json.loads(exchange.body)["models"][0]["name"])
+        except (ValueError, LookupError, TypeError):
+            what = exchange.error or f"status {exchange.status}, {exchange.body[:120]!r}"
+            raise SystemFailed(f"{self.title} has loaded no model: {what}") from None
 
     def command(self) -> tuple[list[str], dict[str, str]]:
         """Nothing of the user's store is seen; where the engine's program is must be passed on."""
@@ -53,7 +58,7 @@ class VllamaServed(HfSystem):
         home.mkdir(parents=True, exist_ok=True)
         if named := os.environ.get(self.needs):
             env[self.needs] = named
-        return [sys.executable, "-m", "vllama", "serve", "--model", self.model, "--engine", self.engine], env
+        return [sys.executable, "-m", "vllama", "serve", "--model", str(self.folder), "--engine", self.engine], env
 
     def options(self) -> dict[str, Any]:
         """The matched lane's context."""
