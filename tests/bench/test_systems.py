@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import os
 import signal
 import stat
@@ -22,6 +23,7 @@ from vllama.bench.systems import CAPABILITIES, SYSTEMS, HttpSystem, Setup, Syste
 from vllama.bench.systems import http as http_module
 from vllama.bench.systems.base import free_port
 from vllama.bench.systems.ollama_child import with_port
+from vllama.bench.systems.vllama_served import VllamaVllm
 
 VARIABLES = (
     *("OLLAMA_BIN", "LLAMA_SERVER_BIN", "VLLAMA_BENCH_LLAMA_CPP_PYTHON", "VLLAMA_VLLM_PYTHON", "VLLAMA_BENCH_MAX"),
@@ -528,6 +530,25 @@ async def test_the_gateway_on_its_scripted_engine_is_a_system(setup: Setup) -> N
     finally:
         await system.stop()
     assert [(sample.n_out, sample.error) for sample in samples] == [(6, ""), (6, "")]
+
+
+async def test_vllama_on_another_makers_server_is_asked_by_the_name_that_it_gave_the_directory(
+    setup: Setup, hf_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scripted engine takes the place of vLLM: it serves a directory too, and needs nothing installed."""
+    monkeypatch.setattr(VllamaVllm, "engine", "scripted")
+    header = json.dumps({"t": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}).encode()
+    (hf_model / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"abcd")
+    system = http_system("vllama-vllm", setup)
+    assert "scripted" in system.described.version
+    try:
+        await system.start()
+        samples = (await system.drive([FOUR, TEN], 6, 2, stream=True))(0, 0)
+    finally:
+        await system.stop()
+    assert system.model == f"{hf_model.name}:latest"
+    assert [(sample.n_out, sample.error) for sample in samples] == [(6, ""), (6, "")]
+    assert system.described.model_sha256 == ""
 
 
 def test_defaults_are_really_defaults(setup: Setup, fake: str, monkeypatch: pytest.MonkeyPatch) -> None:
