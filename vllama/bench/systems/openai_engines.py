@@ -112,7 +112,14 @@ class Max(HfSystem):
         setup = self.setup
         argv = [self._binary, "serve", "--model", str(self.folder), "--port", str(self.port)]
         argv += ["--max-length", str(setup.ctx), "--max-batch-size", str(setup.parallel)]
+        if not any(Path(device).exists() for device in GPU_DEVICES):
+            # Its kernels for processors compute in float32 only; the directory must hold a copy in float32.
+            argv += ["--devices", "cpu", "--quantization-encoding", "float32"]
         return argv, {"MAX_SERVE_HOST": "127.0.0.1", "MAX_SERVE_PORT": str(self.port)}
+
+
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd")
+"""What NVIDIA's and AMD's drivers leave on Linux."""
 
 
 async def first_model(system: HttpSystem) -> str:
