@@ -72,7 +72,7 @@ def _engines(settings: Settings) -> list[Finding]:
     except VllamaError as error:
         found.append(Finding("Engines", "bad", "choice", error.text))
     if openmp():
-        text = 'of llama by OpenMP; CMAKE_ARGS="-DGGML_OPENMP=OFF" builds it with its own, which may be faster on a CPU'
+        text = 'of llama by OpenMP; CMAKE_ARGS="-DGGML_OPENMP=OFF" builds it with its own, for a busy computer'
         found.append(Finding("Engines", "note", "threads", text))
     return found
 
