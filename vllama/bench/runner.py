@@ -32,7 +32,7 @@ from vllama.errors import ConfigError
 
 Say = Callable[[str], None]
 
-HUNGRY = frozenset({"vllm", "max"})
+HUNGRY = frozenset({"vllm", "max", "vllama-vllm", "vllama-max"})
 """Systems that keep threads or polls going and gigabytes warm: paused with SIGSTOP while others are measured."""
 
 NOT_APPLICABLE, BY_DESIGN = "not applicable", "fails by design"

@@ -58,7 +58,12 @@ class VllamaServed(HfSystem):
         home.mkdir(parents=True, exist_ok=True)
         if named := os.environ.get(self.needs):
             env[self.needs] = named
-        return [sys.executable, "-m", "vllama", "serve", "--model", str(self.folder), "--engine", self.engine], env
+        argv = [sys.executable, "-m", "vllama", "serve", "--model", str(self.folder), "--engine", self.engine]
+        return [*argv, *self.extra()], env
+
+    def extra(self) -> list[str]:
+        """More arguments."""
+        return []
 
     def options(self) -> dict[str, Any]:
         """The matched lane's context."""
@@ -73,6 +78,10 @@ class VllamaVllm(VllamaServed):
     engine = "vllm"
     needs = "VLLAMA_VLLM_PYTHON"
     capabilities = HfSystem.capabilities | {"constrained"}
+
+    def extra(self) -> list[str]:
+        """The control's context; by itself vLLama starts vLLM with the longest that fits and keeps num_ctx itself."""
+        return ["--vllm-arg", f"--max-model-len={self.setup.ctx}"]
 
 
 class VllamaMax(VllamaServed):
