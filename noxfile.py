@@ -47,7 +47,7 @@ def tests(session: nox.Session) -> None:
     session.run("mypy")
     session.run("lint-imports")
     smoke(session)
-    session.run("pytest", "-m", "not external and not vllm and not max", *session.posargs, env=isolated(session))
+    session.run("pytest", "-m", "not external and not vllm", *session.posargs, env=isolated(session))
 
 
 PLACES = ("OLLAMA_BIN", "OLLAMA_JS", "OLLAMA_PYTHON")
