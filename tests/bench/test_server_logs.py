@@ -54,7 +54,10 @@ def test_the_places_of_this_machine_become_what_they_are(tmp_path: Path, monkeyp
         folder.mkdir(parents=True)
     (tmp_path / "link").symlink_to(clone)
     monkeypatch.setenv("HOME", str(home))
+    # The folder of this test may lie in any of these: nox puts temporary files into the environment.
     monkeypatch.setattr("tempfile.tempdir", "/nowhere/tmp")
+    monkeypatch.setattr("sys.prefix", "/nowhere/venv")
+    monkeypatch.setattr("sys.base_prefix", "/nowhere/python")
     (logs / "a.log").write_text(
         f"-I{home}/include ({home}) see {home}.\nopen {clone}/x.py; {tmp_path}/link/y.py\n{home}-2 {home}.old\n"
     )
