@@ -245,7 +245,8 @@ async def test_an_empty_prompt_is_refused_or_answered(engine: Engine) -> None:
         found = await run(engine, Generation(prompt="", num_predict=2))
     except RequestError:
         return
-    assert found.last.prompt_tokens >= 1
+    # A model whose vocabulary adds nothing in front has nothing to compute from: Ollama answers with nothing.
+    assert found.last.prompt_tokens >= 1 or (found.last.reason, found.last.output_tokens) == ("stop", 0)
 
 
 async def test_closing_ends_what_runs_and_twice_is_fine(engine: Engine) -> None:

@@ -149,7 +149,7 @@ def test_the_prefix_cache_has_no_folder_unless_asked_for(tmp_path: Path) -> None
     toml = tmp_path / "vllama.toml"
     toml.write_text("prefix_cache_dir = '~/prompts'\nprefix_cache_size = '1M'\nmlock = true\n")
     settings = load_settings(environ={}, toml_path=toml)
-    assert settings.prefix_cache_dir == os.path.expanduser("~/prompts")
+    assert settings.prefix_cache_dir == os.path.abspath(os.path.expanduser("~/prompts"))
     assert (settings.prefix_cache_size, settings.mlock) == (1 << 20, True)
 
 
