@@ -303,13 +303,13 @@ def test_vllama_in_front_of_vllama(tmp_path: Path) -> None:
         ):
             answers = [httpx.post(f"{one.url}{path}", json=asked | body).json() for one in (front, behind)]
             assert answers[0][key] == answers[1][key]
+            assert answers[0]["eval_count"] == answers[1]["eval_count"] == 5
+            assert answers[0]["prompt_eval_count"] == answers[1]["prompt_eval_count"]
+            assert answers[0]["done_reason"] == "length"
         # Raw prompts go to /v1/completions, where Ollama, and so the one behind, puts them into the model's template.
         raw = httpx.post(f"{front.url}/api/generate", json=asked | {"prompt": "Hi", "raw": True}).json()["response"]
         there = httpx.post(f"{behind.url}/v1/completions", json={"model": model, "prompt": "Hi", "max_tokens": 5})
         assert raw == there.json()["choices"][0]["text"] != ""
-            assert answers[0]["eval_count"] == answers[1]["eval_count"] == 5
-            assert answers[0]["prompt_eval_count"] == answers[1]["prompt_eval_count"]
-            assert answers[0]["done_reason"] == "length"
         vectors = [
             httpx.post(f"{one.url}/api/embed", json={"model": model, "input": ["a", "b"]}).json()["embeddings"]
             for one in (front, behind)
