@@ -7,17 +7,17 @@ import contextlib
 import hashlib
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
-
 from vllama.errors import ServerError
-from vllama.models.registry.body import body
+from vllama.models.registry.body import Body
 from vllama.models.registry.failures import RegistryError, disk
 from vllama.models.registry.parts import Part, Partial
 from vllama.models.registry.prefix import PrefixDigest
 from vllama.models.registry.session import Access, Session
+from vllama.models.registry.threads import finished, started
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 _ASK_AGAIN_S = 0.2
@@ -52,12 +52,10 @@ class Download:
         self._closing = False
         self._fetch = asyncio.create_task(self._run())
         self._check: asyncio.Task[None] | None = None
-        self._digest = PrefixDigest(-1)
-        self._hashing: asyncio.Task[None] | None = None
-        self._grown = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
+        self._digest = PrefixDigest(-1, size)
+        self._hashing: asyncio.Future[bool] | None = None
         self._synced = 0
-        self._syncing: asyncio.Future[None] | None = None
+        self._syncing = threading.Lock()
 
     @property
     def completed(self) -> int:
@@ -86,11 +84,11 @@ class Download:
     async def close(self) -> None:
         """Ends it. What came so far stays for the next attempt."""
         self._closing = True
-        tasks = [task for task in (self._fetch, self._check, self._hashing) if task is not None]
-        for task in tasks:
-            if task is not self._check:  # it waits for the others, and may be about to rename
-                task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._fetch.cancel()
+        await asyncio.gather(self._fetch, return_exceptions=True)
+        await self._end_digest()
+        if self._check is not None:  # not cancelled: it may be about to rename
+            await asyncio.gather(self._check, return_exceptions=True)
         self._partial.release()
 
     async def _run(self) -> None:
@@ -102,41 +100,31 @@ class Download:
             if self._there:
                 return
             _check_room(self._blob.parent, self.size - self._partial.completed)
-            self._begin_digest()
-            self._hashing = asyncio.create_task(self._hash())
+            await self._begin_digest()
             async with Session(self.access) as session:
                 try:
                     await self._parts(session)
                 except _NoRangesError:
                     await asyncio.to_thread(self._partial.restart)
-                    self._begin_digest()
+                    await self._begin_digest()
                     await self._parts(session)
         except OSError as error:
             raise disk(error) from error
 
-    def _begin_digest(self) -> None:
-        """Hashes from the beginning, now or again: what is there will not be written any more."""
-        self._digest.stop()
-        self._digest = PrefixDigest(self._partial.handle)
-        self._grown.set()
+    async def _begin_digest(self) -> None:
+        """Hashes from the beginning, now or again, while the rest arrives: little is left to do at the end."""
+        await self._end_digest()
+        self._digest = PrefixDigest(self._partial.handle, self.size)
+        self._digest.grow(self._partial.prefix)
+        self._hashing = started(self._digest.follow, name="registry digest")
 
-    async def _hash(self) -> None:
-        """Hashes what is there without a gap while the rest arrives, so that little is left to do at the end."""
-        while True:
-            digest, end = self._digest, self._partial.prefix
-            if end > digest.done:
-                work = asyncio.ensure_future(asyncio.to_thread(digest.extend, end))
-                try:
-                    await asyncio.shield(work)
-                except asyncio.CancelledError:
-                    digest.stop()
-                    await asyncio.gather(work, return_exceptions=True)
-                    raise
-            elif end == self.size:
-                return
-            else:
-                await self._grown.wait()
-                self._grown.clear()
+    async def _end_digest(self) -> None:
+        """Nobody reads the file any more."""
+        self._digest.stop()
+        if self._hashing is not None:
+            await asyncio.wait((self._hashing,))
+            if not self._hashing.cancelled():
+                self._hashing.exception()  # has been looked at
 
     def _begin(self) -> bool:
         """True if it is ours to download, or if another process has just done it (`_there`)."""
@@ -183,7 +171,7 @@ class Download:
     async def _range(self, session: Session, part: Part) -> None:
         start, end = part.offset + part.completed, part.offset + part.size - 1
         url = self.access.url("blobs", self.digest)
-        async with session.open("GET", url, {"Range": f"bytes={start}-{end}"}, bulk=True) as response:
+        async with session.open("GET", url, {"Range": f"bytes={start}-{end}"}, blob=True) as response:
             if response.status_code == 206:
                 self._check_range(response.headers.get("content-range", ""), start)
             elif len(self._partial.parts) > 1:
@@ -192,56 +180,46 @@ class Download:
                 self._check_length(response.headers.get("content-length"))
                 part.completed = 0
                 part.saved = -1
-                self._begin_digest()
-            await self._receive(response, part)
+                await self._begin_digest()
+            source = response.stream
+            assert isinstance(source, Body)
+            await finished(started(lambda: self._receive(source, part), name="registry part"), source.abort)
         if not part.done:
             raise RegistryError("unexpected EOF", again=True)
 
-    async def _receive(self, response: httpx.Response, part: Part) -> None:
-        """Writes the body in pieces of some size: one goes to the disk while the next one arrives."""
+    def _receive(self, source: Body, part: Part) -> None:
+        """Writes the body in pieces of some size. For a thread; raises OSError of the disk, else `httpx.HTTPError`."""
         limits = self.access.limits
-        enough = min(limits.piece, limits.save_step(part.size))
+        buffer = memoryview(bytearray(min(limits.piece, limits.save_step(part.size))))
         left = part.size - part.completed
-        piece = bytearray()
-        writing: asyncio.Future[None] | None = None
-        try:
-            async with contextlib.aclosing(body(response, limits.stall_s)) as chunks:
-                async for chunk in chunks:
-                    piece += chunk
-                    if len(piece) >= min(left, enough):
-                        del piece[left:]
-                        if writing is not None:
-                            await asyncio.shield(writing)
-                        left -= len(piece)
-                        writing = asyncio.ensure_future(asyncio.to_thread(self._write, part, piece))
-                        piece = bytearray()
-                        if not left:
-                            break
-        finally:
-            # Also of a connection that broke, and of a pull that was cancelled; in order, or not at all.
-            if writing is not None:
-                await asyncio.wait((writing,))
-                writing.result()
-            if piece:
-                self._write(part, piece[:left])
-            self._grown.set()
+        while left:
+            piece, filled = buffer[:left], 0
+            try:
+                while filled < len(piece):
+                    count = source.readinto(piece[filled:], limits.stall_s)
+                    if not count:
+                        return
+                    filled += count
+            finally:
+                # Also of a connection that broke, and of a pull that was cancelled.
+                if filled:
+                    self._partial.write(part, piece[:filled])
+                    self._grew()
+            left -= filled
 
     def _grew(self) -> None:
-        """Wakes the hashing, and has what came sent to the disk, so that little is left of that, too, at the end."""
-        self._grown.set()
-        grown = self._partial.completed - self._synced
-        if grown >= _SYNC_EVERY and (self._syncing is None or self._syncing.done()):
-            self._synced += grown
-            self._syncing = self._loop.run_in_executor(None, self._sync)
+        """Goes on hashing, and has what came sent to the disk, so that little is left of that, too, at the end."""
+        self._digest.grow(self._partial.prefix)
+        if self._partial.completed - self._synced >= _SYNC_EVERY and self._syncing.acquire(blocking=False):
+            self._synced = self._partial.completed
+            threading.Thread(target=self._sync, name="registry sync", daemon=True).start()
 
     def _sync(self) -> None:
-        with contextlib.suppress(OSError):  # the last one, which counts, will say it
-            self._partial.sync()
-
-    def _write(self, part: Part, piece: bytearray) -> None:
-        self._partial.write(part, piece)
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            self._loop.call_soon_threadsafe(self._grew)
+        try:
+            with contextlib.suppress(OSError):  # the last one, which counts, will say it
+                self._partial.sync()
+        finally:
+            self._syncing.release()
 
     def _check_range(self, header: str, start: int) -> None:
         match = _CONTENT_RANGE.fullmatch(header.strip())
@@ -263,7 +241,9 @@ class Download:
             return
         try:
             assert self._hashing is not None
-            await asyncio.gather(asyncio.shield(self._hashing), asyncio.to_thread(self._partial.sync))
+            whole, _ = await asyncio.gather(asyncio.shield(self._hashing), asyncio.to_thread(self._partial.sync))
+            if not whole:
+                raise ServerError("the pull was cancelled")
             got = self._digest.digest()
             if got != self.digest:
                 await asyncio.to_thread(self._partial.discard)

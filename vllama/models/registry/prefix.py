@@ -10,29 +10,48 @@ _PIECE = 1 << 20
 
 
 class PrefixDigest:
-    """SHA-256 of the first bytes of an open file. `extend` is for one thread at a time, `stop` for any."""
+    """SHA-256 of an open file of `size` bytes. `follow` is for one thread, everything else for any."""
 
-    def __init__(self, handle: int) -> None:
-        self.done = 0
-        """Bytes that are in the digest."""
+    def __init__(self, handle: int, size: int) -> None:
         self._handle = handle
+        self._size = size
         self._hash = hashlib.sha256()
-        self._stopped = threading.Event()
+        self._end = 0
+        self._stopped = False
+        self._grown = threading.Condition()
 
-    def extend(self, end: int) -> None:
-        """Takes the bytes up to `end` in, which nobody may change any more. Raises OSError; EOFError if they are
-        not there."""
-        while self.done < end and not self._stopped.is_set():
-            piece = os.pread(self._handle, min(_PIECE, end - self.done), self.done)
-            if not piece:
-                raise EOFError("the file is shorter than what was written")
-            self._hash.update(piece)
-            self.done += len(piece)
+    def grow(self, end: int) -> None:
+        """The first `end` bytes are there, and nobody will change them any more."""
+        with self._grown:
+            self._end = max(self._end, end)
+            self._grown.notify()
 
     def stop(self) -> None:
-        """Ends a running `extend` soon."""
-        self._stopped.set()
+        """Ends `follow` soon."""
+        with self._grown:
+            self._stopped = True
+            self._grown.notify()
+
+    def follow(self) -> bool:
+        """Takes in what is there, and waits for more; True at the file's end, False if it was stopped before.
+
+        Raises OSError; EOFError if the file is shorter than was said.
+        """
+        at, buffer = 0, memoryview(bytearray(_PIECE))
+        while at < self._size:
+            with self._grown:
+                while self._end <= at and not self._stopped:
+                    self._grown.wait()
+                if self._stopped:
+                    return False
+                end = self._end
+            count = os.preadv(self._handle, [buffer[: min(_PIECE, end - at)]], at)
+            if not count:
+                raise EOFError("the file is shorter than what was written")
+            self._hash.update(buffer[:count])
+            at += count
+        return True
 
     def digest(self) -> str:
-        """`sha256:` and the hash of what was taken in."""
+        """`sha256:` and the hash of what was taken in. Once `follow` was True."""
         return "sha256:" + self._hash.hexdigest()

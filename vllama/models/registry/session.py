@@ -20,6 +20,7 @@ import httpx
 from vllama import __version__
 from vllama.models.names import Name
 from vllama.models.registry import addresses
+from vllama.models.registry.body import send
 from vllama.models.registry.challenge import Challenge, same_registry, signature
 from vllama.models.registry.failures import (
     FileMissingError,
@@ -115,21 +116,20 @@ class Session:
         limits = access.limits
         local = access.base.host in ("localhost", "127.0.0.1", "::1")
 
-        def client(http2: bool) -> httpx.AsyncClient:
-            return httpx.AsyncClient(
-                http2=http2,
-                timeout=httpx.Timeout(limits.stall_s, connect=limits.connect_s, pool=None),
-                verify=_tls(),
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=limits.streams),
-                # Nothing is unpacked: what is hashed is what was sent, and a small answer stays small.
-                headers={"User-Agent": _agent(), "Accept-Encoding": "identity"},
-                trust_env=not local,
-            )
-
-        self._client = client(http2=True)
+        common: dict[str, Any] = {
+            "timeout": httpx.Timeout(limits.stall_s, connect=limits.connect_s, pool=None),
+            "verify": _tls(),
+            "limits": httpx.Limits(max_connections=None, max_keepalive_connections=limits.streams),
+            # Nothing is unpacked: what is hashed is what was sent, and a small answer stays small.
+            "headers": {"User-Agent": _agent(), "Accept-Encoding": "identity"},
+            "trust_env": not local,
+        }
+        self._client = httpx.AsyncClient(http2=True, **common)
         # Bytes of blobs go over connections of their own: in one HTTP/2 connection all parts share one window of
         # TCP and get 64 KiB at a time each, whatever the distance, and every frame passes through Python.
-        self._bulk = client(http2=False)
+        self._bulk = httpx.AsyncClient(**common)
+        # And what comes down is read by threads of its own, past the event loop.
+        self._blobs = httpx.Client(**common)
 
     async def __aenter__(self) -> Self:
         return self
@@ -139,6 +139,7 @@ class Session:
     ) -> None:
         await self._client.aclose()
         await self._bulk.aclose()
+        self._blobs.close()
 
     @asynccontextmanager
     async def open(
@@ -150,10 +151,11 @@ class Session:
         *,
         follow: bool = True,
         bulk: bool = False,
+        blob: bool = False,
     ) -> AsyncIterator[httpx.Response]:
         """The answer to a request, its body unread. Redirects are followed, but for `follow=False`; a 401 is
         answered with a token, once. HTTP/2 is spoken where it is offered, but not for what moves the bytes of a
-        blob (`bulk`).
+        blob: to the registry (`bulk`), or from it (`blob`), where the answer's stream is a `Body`.
 
         Raises `FileMissingError` for 404, `UnauthorizedError`, `StatusError`, or `RegistryError` when no answer comes.
         """
@@ -161,7 +163,8 @@ class Session:
         hops = 0
         while True:
             token = self.access.token
-            response = await self._send(self._bulk if bulk else self._client, method, url, headers, content)
+            client = self._blobs if blob else self._bulk if bulk else self._client
+            response = await self._send(client, method, url, headers, content)
             try:
                 status = response.status_code
                 home = same_registry(url, self.access.base)
@@ -203,7 +206,7 @@ class Session:
 
     async def _send(
         self,
-        client: httpx.AsyncClient,
+        client: httpx.AsyncClient | httpx.Client,
         method: str,
         url: httpx.URL,
         headers: Mapping[str, str] | None,
@@ -223,7 +226,9 @@ class Session:
             body = content() if content else None
             request = client.build_request(method, target, headers=given, content=body, extensions=extensions)
             try:
-                return await client.send(request, stream=True)
+                if isinstance(client, httpx.AsyncClient):
+                    return await client.send(request, stream=True)  # noqa: ASYNC212 (it is the other one here)
+                return await send(client, request)
             except httpx.HTTPError as error:
                 failure = unreachable(error, method, url)
                 failure.__cause__ = error
