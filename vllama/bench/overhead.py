@@ -28,8 +28,8 @@ from vllama.bench.load import closed_loop
 from vllama.bench.stats import Estimate, paired_location, relative_spread, williams_order
 from vllama.bench.systems.base import SystemFailed, free_port
 
-BUDGET_REQUEST_US = 200.0
-BUDGET_CHUNK_US = 15.0
+BUDGET_REQUEST_US = 150.0
+BUDGET_CHUNK_US = 10.0
 SHORT, LONG = 1, 65
 STEP_US = 500
 MODEL = "scripted"

@@ -24,6 +24,8 @@ ContextMaker = Callable[[Finished, bool, str], Awaitable[tuple[int, ...]]]
 
 def dropped(messages: int, tokens: int = 0) -> str:
     """What was left out of a prompt to make it fit, as `Reply.dropped` says it."""
+    if not (messages or tokens):
+        return ""
     counts = (("messages", messages), ("tokens", tokens))
     return ", ".join(f"{name}={count}" for name, count in counts if count)
 

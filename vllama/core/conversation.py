@@ -24,7 +24,9 @@ def turns(request: GenerateRequest, model: Model) -> tuple[Message, ...]:
 
 def history(request: ChatRequest, model: Model) -> tuple[Message, ...]:
     """The model's own messages before the request's; its SYSTEM unless the request begins with one."""
-    messages = tuple(Message(role, content) for role, content in model.messages) + request.messages
+    messages = request.messages
+    if model.messages:
+        messages = tuple(Message(role, content) for role, content in model.messages) + messages
     if request.messages[0].role != "system" and model.system:
         messages = (Message("system", model.system), *messages)
     if model.config.family == "qwen3" or model.name.model == "deepseek-r1":
@@ -51,8 +53,13 @@ def tail(messages: tuple[Message, ...], start: int) -> tuple[Message, ...]:
 
 def tag_images(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """Images become `[img-N]` in the text, where `[img]` stands or in front, numbered through the conversation."""
-    if not any(m.images for m in messages):
-        return messages
+    for message in messages:
+        if message.images:
+            return _tagged(messages)
+    return messages
+
+
+def _tagged(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     number = 0
     tagged = []
     for message in messages:

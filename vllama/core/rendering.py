@@ -51,7 +51,12 @@ class Rendering:
     @property
     def long(self) -> bool:
         """Whether even an honest template takes its time."""
-        return len(self.messages) > LARGE // 256 or sum(len(m.content) for m in self.messages) > LARGE
+        if len(self.messages) > LARGE // 256:
+            return True
+        size = 0
+        for message in self.messages:
+            size += len(message.content)
+        return size > LARGE
 
     def text(self, *, quick: bool = False) -> str:
         """The prompt. Raises `TemplateError`; `TemplateLimit` where the budget was too small, `quick` or not."""
@@ -115,10 +120,11 @@ async def fitted(
     tagged = tag_images(rendering.messages)
 
     async def without(count: int) -> str:
-        messages = tail(tagged, count) if count else tagged
+        messages = tail(tagged, count)
         return await rendered(apart, Rendering(rendering.prompting, messages, rendering.tools, rendering.think))
 
-    prompt = await without(0)
+    whole = rendering if tagged is rendering.messages else replace(rendering, messages=tagged)
+    prompt = await rendered(apart, whole)
     if not truncate or len(tagged) < 2 or await _fits(engine, prompt, num_ctx):
         return prompt, 0
     low, high = 1, len(tagged) - 1

@@ -346,9 +346,15 @@ class Residency:
 
     def _share_threads(self) -> None:
         """Tell the engines that work how many threads each may use from its next step on."""
-        active = [(r, r.engine) for r in self._residents.values() if r.users and r.engine is not None]
-        active = [(resident, engine) for resident, engine in active if engine.alive and engine.threads]
-        for (resident, engine), share in zip(active, shares([e.threads for _, e in active]), strict=True):
+        # Plain loops: this runs twice for every request, and nearly always for one engine or none.
+        active: list[tuple[Resident, Engine]] = []
+        alone: list[int] = []
+        for resident in self._residents.values():
+            engine = resident.engine
+            if resident.users and engine is not None and engine.alive and engine.threads:
+                active.append((resident, engine))
+                alone.append(engine.threads)
+        for (resident, engine), share in zip(active, shares(alone) if len(alone) > 1 else alone, strict=True):
             if resident.threads != share:
                 resident.threads = share
                 engine.set_threads(share)
@@ -536,7 +542,7 @@ class Residency:
 
 
 def _key(model: Model) -> str:
-    return f"{model.name.full.lower()}@{model.digest}"
+    return f"{model.name.key}@{model.digest}"
 
 
 def _serves(resident: Resident, wanted: LoadOptions) -> bool:

@@ -290,7 +290,9 @@ class Service:
             if not request.messages:
                 lease.release()
                 return Instant("load")
-            images = sum(len(m.images) for m in request.messages)
+            images = 0
+            for message in request.messages:
+                images += len(message.images)
             self._check_images(model, images > 0, request.debug_render_only)
             messages = history(request, model)
             if lease.engine.facts.takes_messages:

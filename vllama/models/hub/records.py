@@ -215,6 +215,9 @@ class Records:
     def _entry(self, name: Name) -> _Entry | None:
         if not name.valid:
             return None
+        # Most users have nothing of the hub, and every request for a model that others serve comes by here.
+        if not self._entries and time.monotonic() - self._scanned_at <= _RESCAN_AFTER:
+            return None
         with self._lock:
             for again in (False, True):
                 for key in _keys(name):

@@ -160,16 +160,17 @@ def collate(messages: tuple[Message, ...]) -> tuple[str, tuple[Message, ...]]:
         if joined and joined[-1].role == message.role != "tool":
             texts.append(message.content)
             continue
-        _join(joined, texts)
+        if len(texts) > 1:
+            _join(joined, texts)
         joined.append(message)
         texts = [message.content]
-    _join(joined, texts)
+    if len(texts) > 1:
+        _join(joined, texts)
     return "\n\n".join(system), tuple(joined)
 
 
 def _join(joined: list[Message], texts: list[str]) -> None:
-    if len(texts) > 1:
-        joined[-1] = replace(joined[-1], content="\n\n".join(texts))
+    joined[-1] = replace(joined[-1], content="\n\n".join(texts))
 
 
 class _Cache:
