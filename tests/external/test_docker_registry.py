@@ -168,16 +168,24 @@ def counting(address: str) -> Iterator[tuple[str, list[int]]]:
         thread.join()
 
 
-async def test_two_pulls_at_once(registry: str, store: Store, tmp_path: Path) -> None:
-    name = Name.parse(f"{registry}/me/tide:v1")
+async def test_two_pulls_at_once_fetch_each_blob_once(registry: str, store: Store, tmp_path: Path) -> None:
+    with counting(registry) as (host, carried):
+        await pulled_by_several(Name.parse(f"{host}/me/tide:v1"), store, carried)
+
+
+async def pulled_by_several(name: Name, store: Store, carried: list[int]) -> None:
+    """Two pulls of one process, and one of another process's kind, which shares nothing but the files."""
     put(store, name)
     first = Transfers(store, limits=LIMITS)
     second = Transfers(Store(store.root), limits=LIMITS)
     try:
         assert await last(first.push(name, insecure=True)) == {"status": "success"}
         store.delete(name)
+        carried[0] = 0
         ends = await asyncio.gather(*(last(each.pull(name, insecure=True)) for each in (first, first, second)))
         assert ends == [{"status": "success"}] * 3
+        # Heads of answers and three manifests are little beside one more blob.
+        assert len(WEIGHTS) <= carried[0] < len(WEIGHTS) + 50_000
         assert store.blob_path(digest_of(WEIGHTS)).read_bytes() == WEIGHTS
         assert sorted(path.name for path in store.blobs.iterdir()) == sorted(
             digest.replace(":", "-") for digest in (digest_of(WEIGHTS), digest_of(b"{}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
@@ -362,6 +363,7 @@ async def test_hostile_manifests(
         await pull(transfers, registry)
     assert text in caught.value.text
     assert not store.manifests.exists()
+    assert not store.blobs.exists() or list(store.blobs.iterdir()) == []
 
 
 async def test_a_manifest_without_end(transfers: Transfers, registry: Registry) -> None:
@@ -388,12 +390,37 @@ async def test_an_error_without_end(transfers: Transfers, registry: Registry) ->
     assert len(caught.value.text) < 9000
 
 
-async def test_the_manifest_lies_about_a_size(transfers: Transfers, registry: Registry) -> None:
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("claimed", [1, 1_023_999, 1_024_001, 5_000_000])
+async def test_the_manifest_lies_about_a_size(
+    transfers: Transfers, registry: Registry, store: Store, claimed: int, ranges: bool
+) -> None:
+    registry.ranges = ranges
     manifest = json.loads(registry.manifests["library/tide", "latest"])
-    manifest["layers"][0]["size"] -= 1
+    manifest["layers"][0]["size"] = claimed
     registry.manifests["library/tide", "latest"] = json.dumps(manifest).encode()
-    with pytest.raises(ServerError, match=r"has 1024000 bytes in the registry, but 1023999 in the manifest"):
+    with pytest.raises(ServerError, match=f"has 1024000 bytes in the registry, but {claimed} in the manifest"):
         await pull(transfers, registry)
+    assert leftovers(store) == []
+    assert not store.blob_path(digest_of(WEIGHTS)).exists()
+
+
+async def test_flipped_bits_anywhere_are_noticed_and_mended(
+    transfers: Transfers, registry: Registry, store: Store
+) -> None:
+    await pull(transfers, registry)
+    chance = random.Random(26)
+    blob = store.blob_path(digest_of(WEIGHTS))
+    for _ in range(30):
+        at, bit = chance.randrange(len(WEIGHTS)), 1 << chance.randrange(8)
+        with blob.open("r+b") as file:
+            file.seek(at)
+            file.write(bytes([WEIGHTS[at] ^ bit]))
+        before = registry.blob_bytes_sent()
+        assert (await pull(transfers, registry))[-1] == {"status": "success"}
+        assert registry.blob_bytes_sent() - before == len(WEIGHTS)
+        assert blob.read_bytes() == WEIGHTS
+    assert leftovers(store) == []
 
 
 async def test_blobs_of_a_pull_outlive_the_deletion_of_another_model(

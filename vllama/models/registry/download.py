@@ -110,6 +110,11 @@ class Download:
                     await self._parts(session)
         except OSError as error:
             raise disk(error) from error
+        except ServerError:
+            # Of a blob that was refused nothing stays, not even an empty file of the size that was claimed.
+            if self._partial.handle >= 0 and not self._partial.completed:
+                await asyncio.to_thread(self._partial.discard)
+            raise
 
     async def _begin_digest(self) -> None:
         """Hashes from the beginning, now or again, while the rest arrives: little is left to do at the end."""
