@@ -313,6 +313,9 @@ def test_options_to_a_local_name_is_204_as_with_ollama() -> None:
     guard = Guard((), "127.0.0.1")
     assert guard.judge("OPTIONS", [(b"host", b"localhost:11434")]).status == 204
     assert guard.judge("OPTIONS", [(b"host", b"127.0.0.1:11434")]).status == 0
+    # An empty name is one of this machine's names; without the header it is empty too.
+    assert guard.judge("OPTIONS", [(b"host", b"")]).status == 204
+    assert guard.judge("OPTIONS", []).status == 204
 
 
 def test_a_page_of_this_server_is_not_cross_origin() -> None:

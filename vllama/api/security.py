@@ -132,7 +132,8 @@ class Guard:
 
     def judge(self, method: str, headers: list[Header]) -> Verdict:
         """What to do with a request that has these headers (lower-case names)."""
-        origin = host = None
+        origin = None
+        host = b""  # absent and empty are the same to Go, and a name that is allowed
         for name, value in headers:
             if name == b"host":
                 host = value
@@ -140,10 +141,10 @@ class Guard:
                 origin = value
         verdict = PASS
         if origin:
-            verdict = self._judge_origin(method, origin, host or b"")
+            verdict = self._judge_origin(method, origin, host)
             if verdict.status:
                 return verdict
-        if self._check_hosts and host:
+        if self._check_hosts:
             by_name = self._hosts.get(host)
             if by_name is None:
                 try:
