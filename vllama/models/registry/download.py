@@ -22,7 +22,7 @@ from vllama.models.registry.threads import finished, started
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 _ASK_AGAIN_S = 0.2
 _HASH_PIECE = 4 << 20
-_SYNC_EVERY = 32 << 20
+_SYNC_EVERY = 128 << 20
 
 
 class _NoRangesError(Exception):
