@@ -127,8 +127,9 @@ def test_unknown_systems_are_refused_with_the_known_ones(tmp_path: Path) -> None
     assert {make(key, setup).key for key in SYSTEMS} == set(SYSTEMS)
 
 
-def test_overhead_prints_both_costs(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["overhead", "--pairs", "1", "--requests", "6", "--concurrency", "2", "--no-budget"]
+@pytest.mark.parametrize("variant", ["plain", "tools", "thinking"])
+def test_overhead_prints_both_costs(capsys: pytest.CaptureFixture[str], variant: str) -> None:
+    command = ["overhead", "--only", variant, "--pairs", "1", "--requests", "6", "--concurrency", "2", "--no-budget"]
     assert main(command) == EXIT_OK
     printed = capsys.readouterr().out
     for what in ("per request", "per chunk"):

@@ -6,6 +6,7 @@ The ordinary test run calls each once and looks at what it returns, so that a pa
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -82,6 +83,28 @@ def test_render_a_long_chat_with_a_go_template(benchmark: BenchmarkFixture) -> N
 def test_render_a_long_chat_with_jinja(benchmark: BenchmarkFixture) -> None:
     template = JinjaTemplate(CHATML_JINJA)
     assert benchmark(template.render, turns()) == expected_prompt()
+
+
+RECORDED = Path(__file__).parent.parent / "golden" / "gotemplate.jsonl"
+FAMILIES = ("chatml-last", "command-r", "deepseek-r1", "gemma", "llama3", "mistral", "qwen-tools")
+
+
+def recorded_template(family: str) -> str:
+    """The Go template that this family's models come with."""
+    for line in RECORDED.read_text(encoding="utf-8").splitlines():
+        case = json.loads(line)
+        if case["id"].startswith(f"chat-{family}-"):
+            return str(case["template"])
+    raise LookupError(family)
+
+
+@pytest.mark.benchmark(group="request")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_render_a_long_chat_with_a_template_of_a_model(benchmark: BenchmarkFixture, family: str) -> None:
+    """Goal: 1 ms for these 50 messages."""
+    template = parse_template(recorded_template(family))
+    prompt = benchmark(template.execute, TemplateValues(messages=turns()))
+    assert turns()[-2].content in prompt
 
 
 @pytest.mark.benchmark(group="token")

@@ -3,6 +3,9 @@
 Both servers stream the same lines with the same pauses to the same client, slot about slot in ABBA order. The gateway
 runs the scripted engine, so there is no model, and the engine's own bookkeeping counts as the gateway's. Two answer
 lengths per slot separate the cost of a request from that of a chunk.
+
+Variants: a plain chat; the same with a tool, so that every text is searched for calls; with a template that lets the
+model think, so that every text is a thought; and 256 plain streams at once.
 """
 
 from __future__ import annotations
@@ -11,13 +14,15 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import hashlib
 import json
 import os
 import socket
+import struct
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -34,6 +39,26 @@ SHORT, LONG = 1, 65
 STEP_US = 500
 MODEL = "scripted"
 READY_S = 30.0
+MANY = 256
+
+TEMPLATES = {
+    "tools": "{{ if .Tools }}{{ .Tools }}{{ end }}{{ range .Messages }}{{ .Role }}: {{ .Content }}"
+    '{{ range .ToolCalls }}<tool_call>{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}'
+    "</tool_call>{{ end }}\n{{ end }}",
+    "thinking": "{{ range .Messages }}{{ .Role }}: {{ if .Thinking }}<think>{{ .Thinking }}</think>{{ end }}"
+    "{{ .Content }}\n{{ end }}assistant: <think>",
+}
+"""Variant -> template of its model: what the parsers look for is inferred from it."""
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "tide",
+        "description": "When the tide is high.",
+        "parameters": {"type": "object", "properties": {"harbour": {"type": "string"}}, "required": ["harbour"]},
+    },
+}
+VARIANTS = ("plain", *TEMPLATES, "many")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +84,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pairs", type=int, default=10, help="slots of each server (default 10)")
     parser.add_argument("--requests", type=int, default=200, help="requests of each length in a slot (default 200)")
     parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--only", choices=VARIANTS, help="one variant; all without it")
     parser.add_argument("--no-budget", action="store_true", help="print only; do not fail when a budget is missed")
 
 
-def chat_request(n_out: int) -> tuple[str, bytes]:
+def chat_request(n_out: int, variant: str = "plain") -> tuple[str, bytes]:
     """A streamed chat that the scripted engine answers with `n_out` tokens: the route that clients use most."""
+    more = {"tools": [TOOL]} if variant == "tools" else {}
     body = {
-        "model": MODEL,
+        **more,
+        "model": variant if variant in TEMPLATES else MODEL,
         "messages": [
             {"role": "system", "content": "You answer in short sentences."},
             {"role": "user", "content": "Say something about rivers, bridges and the people who live near them."},
@@ -76,14 +104,42 @@ def chat_request(n_out: int) -> tuple[str, bytes]:
 
 
 async def main(args: argparse.Namespace, root: Path, say: Callable[[str], None]) -> int:
-    """Measure and print both costs; 0 if within the budgets, 1 if not."""
+    """Measure and print both costs of each variant; 0 if within the budgets, 1 if not."""
+    missed = 0
     with tempfile.TemporaryDirectory(prefix="vllama-overhead-") as name:
         scratch = Path(name)
-        async with _gateway(scratch, root) as gateway:
-            answers = {f"/{n}": await _lines(gateway, n) for n in (SHORT, LONG)}
-            async with _bare(scratch, root, answers) as bare:
-                costs = await _measure([gateway, bare], args.pairs, args.requests, args.concurrency)
-    return _print(costs, args, say)
+        async with _gateway(scratch, root) as plain:
+            await _make_models(plain.port)
+            for variant in (args.only,) if args.only else VARIANTS:
+                gateway = replace(plain, requests={n: chat_request(n, variant) for n in (SHORT, LONG)})
+                many = variant == "many"
+                concurrency = MANY if many else args.concurrency
+                requests = max(args.requests, 2 * MANY) if many else args.requests
+                answers = {f"/{n}": await _lines(gateway, n) for n in (SHORT, LONG)}
+                async with _bare(scratch, root, answers) as bare:
+                    costs = await _measure([gateway, bare], args.pairs, requests, concurrency)
+                say(
+                    f"{variant}: CPU time, {args.pairs} ABBA pairs of {requests} streamed chats of {SHORT} and of "
+                    f"{LONG} tokens, c = {concurrency}, {STEP_US} us between tokens"
+                )
+                missed |= _print(costs, args, say)
+    return missed
+
+
+async def _make_models(port: int) -> None:
+    """A model for each of `TEMPLATES`: a GGUF without weights, for the scripted engine needs none."""
+    key, value = b"general.architecture", b"llama"
+    raw = b"GGUF" + struct.pack("<IQQ", 3, 0, 1)
+    raw += struct.pack("<Q", len(key)) + key + struct.pack("<IQ", 8, len(value)) + value
+    digest = f"sha256:{hashlib.sha256(raw).hexdigest()}"
+    requests = [(f"/api/blobs/{digest}", raw)]
+    for name, template in TEMPLATES.items():
+        body = {"model": name, "files": {"model.gguf": digest}, "template": template, "stream": False}
+        requests.append(("/api/create", json.dumps(body).encode()))
+    for path, sent in requests:
+        answer = await fetch(port, path, sent)
+        if answer.status not in (200, 201):
+            raise SystemFailed(f"{path}: {answer.body[:300]!r}")
 
 
 async def _measure(servers: Sequence[Server], pairs: int, requests: int, concurrency: int) -> dict[str, list[Cost]]:
@@ -146,7 +202,7 @@ async def _bare(scratch: Path, root: Path, answers: dict[str, list[str]]) -> Asy
     script.write_text(json.dumps({"step_us": STEP_US, "answers": answers}), encoding="utf-8")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        listener.listen(128)
+        listener.listen(2 * MANY)
         port = listener.getsockname()[1]
         argv = [sys.executable, "-m", "vllama.bench.bare_asgi", str(listener.fileno()), str(script)]
         async with child(argv, dict(os.environ), scratch, "bare", port, listener.fileno()) as pid:
@@ -191,10 +247,6 @@ async def child(argv: list[str], env: dict[str, str], cwd: Path, name: str, port
 
 def _print(costs: dict[str, list[Cost]], args: argparse.Namespace, say: Callable[[str], None]) -> int:
     missed = False
-    say(
-        f"CPU time, {args.pairs} ABBA pairs of {args.requests} streamed chats of {SHORT} and of {LONG} tokens, "
-        f"c = {args.concurrency}, {STEP_US} us between tokens"
-    )
     for what, budget in (("request", BUDGET_REQUEST_US), ("chunk", BUDGET_CHUNK_US)):
         gateway, bare = ([float(getattr(cost, f"{what}_us")) for cost in costs[name]] for name in ("gateway", "bare"))
         above = paired_location([a - b for a, b in zip(gateway, bare, strict=True)])

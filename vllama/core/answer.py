@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from vllama.core.remote_chat import calls_of
-from vllama.core.replies import Delta, Done
+from vllama.core.replies import NO_DELTA, Delta, Done
 from vllama.core.residency import GOING_DOWN, Lease
 from vllama.engines.base import Event, Finished, Text
 from vllama.errors import BusyError, ServerError
 from vllama.prompts.messages import ToolCall
 from vllama.prompts.tools import OutputParser, Piece
 
-NO_DELTA = Delta()
 ContextMaker = Callable[[Finished, bool, str], Awaitable[tuple[int, ...]]]
 """Takes the end, whether the prompt had been cut, and all text; gives the ids of the whole prompt and the answer."""
 
