@@ -100,9 +100,11 @@ async def test_a_stop_string_is_cut_even_across_tokens(engine: Engine) -> None:
 
 
 async def test_a_stop_string_that_never_comes_changes_nothing(engine: Engine) -> None:
-    free = await run(engine, Generation(prompt=QUESTION, num_predict=20, sampling=GREEDY))
+    # The bfloat16 weights end this answer by themselves before 20 tokens.
+    sampling = await endless(engine)
+    free = await run(engine, Generation(prompt=QUESTION, num_predict=20, sampling=sampling))
     stop = free.text[-3:] + "\x00"
-    found = await run(engine, Generation(prompt=QUESTION, num_predict=20, sampling=GREEDY, stop=(stop,)))
+    found = await run(engine, Generation(prompt=QUESTION, num_predict=20, sampling=sampling, stop=(stop,)))
     assert (found.text, found.last.reason) == (free.text, "length")
     assert sum(piece.tokens for piece in found.texts) == 20
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket as sockets
 import subprocess
 import tempfile
 import time
@@ -51,7 +52,7 @@ def vllm_server() -> Iterator[Address]:
                 for _ in range(START_S * 2):
                     assert process.poll() is None, log.read_text()[-3000:]
                     with contextlib.suppress(httpx.HTTPError):
-                        if socket.exists() and client.get("/health").is_success:
+                        if listens(socket) and client.get("/health").is_success:
                             break
                     time.sleep(0.5)
             yield Address("http://vllm", "key", uds=str(socket), retries=0, title=VllmEngine.title)
@@ -59,6 +60,12 @@ def vllm_server() -> Iterator[Address]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody answers there: httpx leaves its socket open where a connection is refused."""
+    with sockets.socket(sockets.AF_UNIX) as tried:
+        return tried.connect_ex(str(path)) == 0
 
 
 class AttachedVllm(VllmEngine):
