@@ -28,6 +28,7 @@ from vllama.bench.run import run
 from vllama.bench.systems import InProcess, Unavailable
 from vllama.bench.systems.base import free_port
 from vllama.bench.systems.llama_server import LlamaServerTwin
+from vllama.bench.taking import Taking
 
 PROFILE = """
 [tiny]
@@ -472,6 +473,26 @@ def test_who_watches_is_told_everything(clone: Path) -> None:
     assert notes.calls == [f"{what} {one}" for one in planned for what in ("start", "end")] + ["complete"]
     assert {ratio.metric for ratio in notes.found["concurrent/c2", "ollama"]} >= {"ttft", "aggregate", "e2e"}
     assert {ratio.n for ratio in notes.found["sequential/c1", "ollama"]} == {2}
+
+
+def test_who_takes_turns_is_paused_from_its_warm_up_to_its_first_part(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that polls for a while after an answer would else spin through its neighbour's first part."""
+    text = SCENARIO.format(stream="true", concurrency="[1]", requests="[4]") + "rounds = 4\n"
+    (clone / "scenarios" / "sequential.toml").write_text(text)
+    others: list[list[str]] = []
+    part = Taking.part
+
+    async def look(self: Taking, number: int) -> None:
+        others.append([psutil.Process(pid).status() for other in self._others for pid in other.pids()])
+        await part(self, number)
+
+    monkeypatch.setattr(Taking, "part", look)
+    more = ("--asleep", "paused", "--pairs", "1", "--systems", "llama-server,llama-server-twin", "--plain")
+    assert run_tiny(clone, *more, "--scenarios", "sequential") in (EXIT_OK, EXIT_INVALID)
+    assert len(others) == 2 * 4
+    assert all(states and set(states) == {psutil.STATUS_STOPPED} for states in others)
 
 
 def test_slots_in_rounds_are_measured_in_turns(clone: Path) -> None:

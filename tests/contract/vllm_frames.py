@@ -1,6 +1,7 @@
 """Records what vLLM's server answers to a fixed set of requests, for the replay in `tests/unit/test_vllm_engine.py`.
 
-`nox -s tests_vllm` records again and compares; pytest with VLLAMA_RECORD_FRAMES=1 writes the file anew (nox passes no such setting on).
+`nox -s tests_vllm` records again and compares; pytest with VLLAMA_RECORD_FRAMES=1 writes the file anew (nox passes no
+such setting on).
 """
 
 from __future__ import annotations

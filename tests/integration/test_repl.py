@@ -101,7 +101,7 @@ def test_every_command(tmp_path: Path) -> None:
         terminal.send("dropped")
         terminal.expect_exact("dropped")
         terminal.sendcontrol("c")
-        terminal.expect_exact(">>> ")
+        terminal.expect_exact("Send a message")  # the next prompt, not the old one drawn for the last time
         terminal.sendcontrol("c")
         terminal.expect_exact("Use Ctrl + d or /bye to exit.")
         terminal.expect_exact(">>> ")

@@ -313,7 +313,11 @@ class Runner:
         found = []
         # What is stopped between its slots cannot take turns.
         if self.plan.scenario(cell.scenario).rounds and self.plan.asleep != "stopped":
-            takings = [taking for place, key in keys if (taking := await self._begin(cell, block, place, key))]
+            takings = []
+            for place, key in keys:
+                if taking := await self._begin(cell, block, place, key):
+                    takings.append(taking)
+                    self._pause(key)  # warmed and left awake, it would spin through its neighbour's first part
             await in_turns(takings, self._wake, self._pause)
             found = [slot for taking in takings if (slot := await self._conclude(taking))]
         else:

@@ -47,6 +47,7 @@ def converse(client: Client, question: Question, settings: Settings) -> int:
             # Ctrl+C drops what was typed so far; who typed nothing wants to leave.
             if not session.default_buffer.text:
                 print("\nUse Ctrl + d or /bye to exit.")
+            session.default_buffer.reset()  # or a second Ctrl+C, before the next prompt is up, would find it again
             continue
         except EOFError:
             print()
