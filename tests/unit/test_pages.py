@@ -51,10 +51,14 @@ def test_weights_stay_mapped_where_copying_brings_nothing(tmp_path: Path, weight
     assert not copies(weights, offloads=False, root=roomy, system="darwin")
 
 
-def test_the_c_library_is_asked_for_huge_pages_unless_the_user_decided() -> None:
-    assert environment({"A": "1"}) == {"A": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-    kept = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
+def test_the_c_library_is_asked_for_huge_pages_and_mappings_unless_the_user_decided() -> None:
+    huge, mappings = "glibc.malloc.hugetlb=1", "glibc.malloc.mmap_threshold=1048576"
+    assert environment({"A": "1"}) == {"A": "1", "GLIBC_TUNABLES": f"{huge}:{mappings}"}
+    assert environment({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}) == {
+        "GLIBC_TUNABLES": f"glibc.malloc.hugetlb=0:{mappings}"
+    }
+    kept = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=4096:glibc.malloc.hugetlb=0"}
     assert environment(kept) == kept
     assert environment({"GLIBC_TUNABLES": "glibc.malloc.check=1"}) == {
-        "GLIBC_TUNABLES": "glibc.malloc.check=1:glibc.malloc.hugetlb=1"
+        "GLIBC_TUNABLES": f"glibc.malloc.check=1:{huge}:{mappings}"
     }

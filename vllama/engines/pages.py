@@ -19,7 +19,12 @@ SHARE = 0.5
 RESERVE = 0.1
 """Share of the free memory that is left to others when a KV memory grows."""
 
-TUNABLE = "glibc.malloc.hugetlb"
+TUNABLES = {"glibc.malloc.hugetlb": "1", "glibc.malloc.mmap_threshold": str(1 << 20)}
+"""For the C library's allocator: huge pages for the asking, and buffers from 1 MiB on in mappings of their own.
+
+Left alone, glibc takes ever larger buffers from its heap once one has been freed; parked sequences of all sizes then leave
+holes there that are never given back (the soak's memory grew by 9.9 % in ten minutes; docs/batching.md).
+"""
 
 _SHARDED = re.compile(r"(.+)-00001-of-(\d{5})(\.gguf)", re.I | re.S)
 
@@ -61,8 +66,7 @@ def affordable(size: int, root: Path = Path("/")) -> bool:
 
 
 def environment(variables: dict[str, str]) -> dict[str, str]:
-    """With what makes the C library ask for huge pages; a user's own choice stays. Others than glibc ignore it."""
-    tunables = variables.get("GLIBC_TUNABLES", "")
-    if TUNABLE in tunables:
-        return variables
-    return {**variables, "GLIBC_TUNABLES": ":".join(filter(None, (tunables, f"{TUNABLE}=1")))}
+    """With `TUNABLES` for the C library; a user's own choices stay. Others than glibc ignore them."""
+    chosen = variables.get("GLIBC_TUNABLES", "")
+    ours = [f"{name}={value}" for name, value in TUNABLES.items() if name not in chosen]
+    return {**variables, "GLIBC_TUNABLES": ":".join(filter(None, (chosen, *ours)))}
