@@ -22,8 +22,8 @@ RESERVE = 0.1
 TUNABLES = {"glibc.malloc.hugetlb": "1", "glibc.malloc.mmap_threshold": str(1 << 20)}
 """For the C library's allocator: huge pages for the asking, and buffers from 1 MiB on in mappings of their own.
 
-Left alone, glibc takes ever larger buffers from its heap once one has been freed; parked sequences of all sizes then leave
-holes there that are never given back (the soak's memory grew by 9.9 % in ten minutes; docs/batching.md).
+Left alone, glibc takes ever larger buffers from its heap once one has been freed; parked sequences of all sizes then
+leave holes there that are never given back (the soak's memory grew by 9.9 % in ten minutes; docs/batching.md).
 """
 
 _SHARDED = re.compile(r"(.+)-00001-of-(\d{5})(\.gguf)", re.I | re.S)
