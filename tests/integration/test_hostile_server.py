@@ -141,7 +141,16 @@ def test_a_model_preloaded_from_a_file_can_be_named_without_its_path(tmp_path: P
         body = {"model": weights.stem.lower(), "prompt": "x", "stream": False}
         assert httpx.post(f"{running.url}/api/generate", json=body).json()["done"]
         # The same weights: nothing was loaded under another name.
-        assert [row["model"] for row in health(running)] == [f"{weights.stem}:latest"]
+        name = f"{weights.stem}:latest"
+        assert [row["model"] for row in health(running)] == [name]
+        # It is in every list, and can be shown.
+        tags = httpx.get(f"{running.url}/api/tags").json()["models"]
+        assert [(row["size"], row["details"]["format"]) for row in tags if row["name"] == name] == [
+            (weights.stat().st_size, "gguf")
+        ]
+        assert name in [row["id"] for row in httpx.get(f"{running.url}/v1/models").json()["data"]]
+        shown = httpx.post(f"{running.url}/api/show", json={"model": weights.stem}).json()
+        assert shown["model_info"]["general.architecture"] == "llama"
     finally:
         running.stop(signal.SIGKILL)
 

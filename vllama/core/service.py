@@ -112,7 +112,6 @@ class Service:
         self._draining = False
         self._transfers: Transfers | None = None
         self._cores = os.cpu_count() or 1
-        self._files: dict[str, Model] = {}
         self.upstreams = Upstreams(settings, library)
 
     def _choose(self, model: Model) -> EngineKind:
@@ -123,7 +122,7 @@ class Service:
         await self.upstreams.start()
 
     async def preload(self, name: str) -> None:
-        """Load a model (`vllama serve --model`). One that is a file can be asked for by its short name from then on.
+        """Load a model (`vllama serve --model`). One that is a file is listed from then on, and has a short name.
 
         `org/name` is pulled if it is not there.
         """
@@ -137,7 +136,7 @@ class Service:
             await fetch(self, name, partial(log.info, "pulling %s: %s", name))
             model = self.resolve(name, allow_path=True)
         if model.origin == "file":
-            self._files[model.name.key] = model
+            self.library.add_file(model)
         lease, _, _ = await self._lease(model, {}, None)
         lease.release()
 
@@ -185,9 +184,6 @@ class Service:
         try:
             model = self.library.resolve(name, allow_path=allow_path or self._paths_allowed)
         except ModelNotFound:
-            known = self._files.get(Name.parse(name).key) if self._files else None
-            if known is not None:
-                return known
             if self.settings.engine != "scripted" or not Name.parse(name).valid:
                 raise
             # The scripted engine needs no weights, so it answers under any name.

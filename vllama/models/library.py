@@ -1,4 +1,5 @@
-"""All models that can be served: of Ollama's store, of installed packages, of the Hugging Face cache, of upstreams."""
+"""All models that can be served: of Ollama's store, of installed packages, of the Hugging Face cache, of upstreams,
+and files and directories that the server was started with."""
 
 from __future__ import annotations
 
@@ -28,6 +29,7 @@ class Library:
         self.overlay = overlay if isinstance(overlay, Overlay) else Overlay(CARRIED if overlay else ())
         self.hub = Records(models_dir, inspect)
         self.remote = RemoteModels()
+        self._files: dict[str, Model] = {}
         self.overlay.inspect = self.inspect = inspect
         self._listed: tuple[tuple[list[Model], list[Model]], tuple[Model, ...]] = (([], []), ())
 
@@ -62,7 +64,13 @@ class Library:
 
     def find(self, name: Name) -> Model | None:
         """The model of a parsed name, None when there is none."""
-        return self.store.find(name) or self.overlay.find(name) or self.hub.find(name) or self.remote.find(name)
+        found = self.store.find(name) or self.overlay.find(name) or self.hub.find(name) or self.remote.find(name)
+        return found or self._files.get(name.key)
+
+    def add_file(self, model: Model) -> None:
+        """Lists a model that is a file or a directory, and finds it by its name, as long as this library lives. A
+        model of that name from elsewhere hides it; another file of that name takes its place."""
+        self._files = {**self._files, model.name.key: model}
 
     def models(self) -> list[Model]:
         """All models, newest first; one that `find` would not return is hidden by another of its name."""
@@ -76,6 +84,9 @@ class Library:
         if others := self.remote.listing:
             names = {model.name.key for model in carried}
             carried += [m for m in others if m.name.key not in names]
+        if self._files:
+            names = {model.name.key for model in carried}
+            carried += [m for key, m in self._files.items() if key not in names]
         before, listed = self._listed
         if before[0] is stored and before[1] == carried:
             return listed

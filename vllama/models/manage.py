@@ -61,7 +61,7 @@ def delete(library: Library, text: str) -> None:
     """Removes a model of the store, or of the Hugging Face cache, and the files that no other model needs. A running
     copy goes on.
 
-    Raises `RequestError` for a bad name or a package's model, `ModelNotFound`, or `ServerError` when the
+    Raises `RequestError` for a bad name, a package's model or a file's, `ModelNotFound`, or `ServerError` when the
     store cannot be written.
     """
     literal = Name.parse(text)
@@ -77,5 +77,11 @@ def delete(library: Library, text: str) -> None:
     if library.overlay.find(name):
         raise RequestError(
             f"model '{text}' belongs to an installed Python package and cannot be deleted; uninstall the package"
+        )
+    found = library.find(literal) or library.find(name)
+    if found is not None and found.origin == "file":
+        raise RequestError(
+            f"model '{text}' is a file that the server was started with (--model) and is not deleted: "
+            "start the server without it"
         )
     raise ModelNotFound(f"model '{text}' not found")

@@ -213,6 +213,26 @@ def test_a_path_is_a_model_only_where_allowed(library: Library, make_gguf: MakeG
         library.resolve("/nowhere/x.gguf", allow_path=True)
 
 
+def test_a_file_that_the_server_was_given_is_listed_and_has_a_name(library: Library, make_gguf: MakeGGUF) -> None:
+    path = make_gguf("Given.gguf")
+    model = library.resolve(str(path), allow_path=True)
+    listed = library.listing()
+    library.add_file(model)
+    assert library.find(Name.parse("given")) is model
+    assert sorted(m.name.shortest for m in library.listing()) == sorted(m.name.shortest for m in (*listed, model))
+    with pytest.raises(RequestError, match="is a file that the server was started with"):
+        delete(library, "given")
+    assert path.exists()
+    copy(library, "given", "kept")
+    assert library.resolve("kept").origin == "store"
+    # What the store has under that name hides it, in lists and for requests.
+    copy(library, "kept", "given")
+    assert library.resolve("given").origin == "store"
+    assert [m.origin for m in library.listing() if m.name.model.lower() == "given"] == ["store"]
+    delete(library, "given")
+    assert library.resolve("given") is model
+
+
 def test_manifest_shapes_are_checked() -> None:
     layer = {"mediaType": "application/vnd.ollama.image.model", "digest": "sha256-" + "a" * 64, "size": 3}
     good = Manifest.parse(json.dumps({"config": layer, "layers": [layer]}).encode())
