@@ -47,7 +47,7 @@ def tests(session: nox.Session) -> None:
     session.run("mypy")
     session.run("lint-imports")
     smoke(session)
-    session.run("pytest", "-m", "not external and not vllm", *session.posargs, env=isolated(session))
+    session.run("pytest", "-m", "not external and not vllm and not max", *session.posargs, env=isolated(session))
 
 
 PLACES = ("OLLAMA_BIN", "OLLAMA_JS", "OLLAMA_PYTHON")
@@ -78,6 +78,12 @@ def served(session: nox.Session, marker: str, program: str) -> None:
 def tests_vllm(session: nox.Session) -> None:
     """The contract tests on a real vLLM (VLLAMA_VLLM_PYTHON, VLLAMA_TEST_HF_MODEL)."""
     served(session, "vllm", "VLLAMA_VLLM_PYTHON")
+
+
+@nox.session
+def tests_max(session: nox.Session) -> None:
+    """Chats and faults on a real MAX (VLLAMA_MAX, VLLAMA_TEST_HF_MODEL). On a processor: weights in float32."""
+    served(session, "max", "VLLAMA_MAX")
 
 
 @nox.session

@@ -95,6 +95,9 @@ class CompletionsEngine:
     async def _generate(self, request: Generation) -> AsyncIterator[Event]:
         if self._client is None or self._closed:
             raise EngineCrashed("the engine was closed")
+        if request.constraint is not None and not self._dialect.vllm:
+            # It would be passed over without a word.
+            raise RequestError("this model's server cannot constrain its output: leave format out")
         self._active += 1
         count = _Count()
         try:
@@ -189,8 +192,8 @@ class CompletionsEngine:
             if train and request.num_ctx >= train and limit == most and self._dialect.vllm:
                 limit = None  # the server itself stops at its length, and refuses a number that goes beyond it
         stops = (*request.stop, *marks)
-        # Stop strings beyond what the server takes are matched here.
-        sent = stops if self._dialect.vllm else stops[:MOST_STOPS]
+        # Stop strings beyond what the server takes are matched here; MAX shows one that spans tokens, so all of its.
+        sent = stops if self._dialect.vllm else () if self._dialect.max else stops[:MOST_STOPS]
         ours = StopBuffer(request.stop if len(stops) > len(sent) else ())
         body = body_of(
             request,
@@ -247,8 +250,10 @@ class CompletionsEngine:
                 count.prompt_ids = found
             if found := choice.get("token_ids"):
                 count.ids += found
-            if usage is None and choice.get("text"):
-                count.output += 1
+            if usage is None:
+                # A server that counts only at the end: by ids where it sends them, else a token for each piece.
+                count.output += len(found) if found else bool(choice.get("text"))
+                count.prompt = count.prompt or len(count.prompt_ids)
         if usage:
             count.prompt = usage.get("prompt_tokens") or count.prompt
             count.output = usage.get("completion_tokens") or count.output

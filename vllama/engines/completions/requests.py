@@ -1,8 +1,8 @@
 """The parameter map: a `Generation` as the body of POST /v1/completions.
 
-`Dialect.vllm` speaks of everything that vLLM's server knows; without it only OpenAI's own fields are sent, because
-others refuse what they do not know. There is no typical_p, no repeat_last_n (penalties look at the whole
-prompt and answer) and no context shift on this side.
+`Dialect.vllm` speaks of everything that vLLM's server knows, `Dialect.max` of what Modular's knows; without them only
+OpenAI's own fields are sent, because others refuse what they do not know. There is no typical_p, no repeat_last_n
+(penalties look at the whole prompt and answer) and no context shift on this side.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Dialect:
 
     model: str
     vllm: bool = False
+    max: bool = False
 
 
 def body_of(
@@ -37,7 +38,7 @@ def body_of(
     stop: tuple[str, ...],
     include_stop: bool = False,
 ) -> dict[str, Any]:
-    """The request. `limit` is max_tokens, None for as many as the server allows."""
+    """The request. `limit` is max_tokens, None for as many as the server allows. Constraints are vLLM's only."""
     sampling = request.sampling
     body: dict[str, Any] = {
         "model": dialect.model,
@@ -61,16 +62,19 @@ def body_of(
         body["logit_bias"] = {str(token): clamp(bias, -100, 100) for token, bias in sampling.logit_bias}
     if request.top_logprobs is not None:
         body["logprobs"] = request.top_logprobs
-    if dialect.vllm:
-        body["stream_options"]["continuous_usage_stats"] = True
+    if dialect.vllm or dialect.max:
         body |= {
             "top_k": max(0, sampling.top_k),
             "min_p": clamp(sampling.min_p, 0, 1),
             # It must be above zero; Ollama takes 0 as "no penalty" too.
             "repetition_penalty": sampling.repeat_penalty if sampling.repeat_penalty > 0 else 1.0,
+            "return_token_ids": True,
+        }
+    if dialect.vllm:
+        body["stream_options"]["continuous_usage_stats"] = True
+        body |= {
             "add_special_tokens": add_special,
             "skip_special_tokens": not request.control,
-            "return_token_ids": True,
             "include_stop_str_in_output": include_stop,
         }
         if request.top_logprobs is not None:

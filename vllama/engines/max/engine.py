@@ -27,20 +27,23 @@ CONTEXT = 8192
 """Tokens of a request at most on a processor, where each sequence's memory is set aside at the start."""
 
 PHASES = (
-    (re.compile(r"Starting server|Resolved|Pipeline configuration|model_worker", re.I), 0.1, "starting"),
-    (re.compile(r"Building (?:and compiling )?model|Building graph", re.I), 0.3, "building the graph"),
-    (re.compile(r"Compiling", re.I), 0.5, "compiling"),
-    (re.compile(r"Loading weights|weights loaded|Model initialized", re.I), 0.8, "loading weights"),
-    (re.compile(r"Server ready|Uvicorn running|startup complete", re.I), 1.0, "ready"),
+    (re.compile(r"Starting server"), 0.05, "starting"),
+    (re.compile(r"Starting subprocess: Model Worker"), 0.1, "starting the engine"),
+    (re.compile(r"Building, compiling, and initializing model"), 0.2, "compiling the model"),
+    (re.compile(r"Compiling model took"), 0.7, "reserving the cache"),
+    (re.compile(r"Building, compiling, and initializing sampler"), 0.75, "compiling the sampler"),
+    (re.compile(r"Model worker ready"), 0.95, "warming up"),
+    (re.compile(r"Server ready"), 1.0, "ready"),
 )
+"""The phases of MAX's start. The words are those of MAX 26.7; what was compiled before is taken from its cache."""
 
 
 class MaxEngine(ServedEngine):
-    """See `ServedEngine`. OpenAI's fields only; its server has no tokenizer to ask, so num_ctx bounds answers only."""
+    """See `ServedEngine`. Its server has no tokenizer to ask, so num_ctx bounds answers only, and takes no format."""
 
     name = "max"
     title = "MAX's server"
-    dialect = Dialect("model")
+    dialect = Dialect("model", max=True)
 
     def __init__(self, source: ModelSource, options: LoadOptions | None = None) -> None:
         super().__init__(source, options)
@@ -63,6 +66,8 @@ def command(
     """The program. What the user adds in VLLAMA_MAX_ARGS comes last, so that it wins."""
     argv = [found, "serve", "--model", str(model.path), "--served-model-name", "model"]
     argv += ["--host", "127.0.0.1", "--port", str(port), "--max-batch-size", str(options.num_parallel or PARALLEL)]
+    # Without it penalties in a request are passed over, with a warning in its log only.
+    argv += ["--enable-penalties"]
     if not machine.gpus:
         # Its kernels for processors compute in float32 only.
         argv += ["--devices", "cpu", "--quantization-encoding", "float32"]
