@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.contract.test_llama_worker import collect
-from vllama.engines.base import Generation, LoadOptions, Logprob, ModelSource, Sampling, Text
+from vllama.engines.base import Generation, LoadOptions, Logprob, ModelSource, Sampling, Started, Text
 from vllama.engines.llama.engine import LlamaEngine
 from vllama.errors import ModelLoadError
 
@@ -163,3 +164,26 @@ async def test_what_comes_from_the_prefix_cache_changes_no_text(model_path: Path
         await engine.close()
     # The last token of a prompt is computed alone then, not with the others: floats are added up in another order.
     assert len(differ) <= 1, differ
+
+
+async def test_a_prompt_beside_a_running_answer_is_computed_in_chunks_of_the_wanted_size(model_path: Path) -> None:
+    chunk, words = 16, 200
+    engine = LlamaEngine(ModelSource(model_path), LoadOptions(num_thread=1, extra=(("prefill_chunk", str(chunk)),)))
+    try:
+        await engine.load()
+        never = tuple((token, -math.inf) for token in await engine.tokenize(engine.facts.eos, add_special=False))
+        endless = Sampling(temperature=0, logit_bias=never)
+        running = engine.generate(replace(REQUEST, num_predict=-1, top_logprobs=None, sampling=endless))
+        async for event in running:
+            if isinstance(event, Text):
+                break
+        before = (await engine.stats()).steps
+        long = replace(REQUEST, prompt="sea " * words, num_predict=1, top_logprobs=None)
+        events = [event async for event in engine.generate(long)]
+        after = (await engine.stats()).steps
+        await running.aclose()  # type: ignore[attr-defined]
+    finally:
+        await engine.close()
+    prompt = next(event.prompt_tokens for event in events if isinstance(event, Started))
+    assert prompt >= words
+    assert after - before >= prompt // chunk

@@ -24,7 +24,7 @@ class FakeModel:
     size = 1
     bos = 1
     eos = 2
-    offloads = False
+    on_gpu = 0.0
 
     def tokenize(self, text: str, *, add_special: bool) -> list[int]:
         body = [ord(char) for char in text]

@@ -216,6 +216,14 @@ class Settings:
         values.kv_cache_type,
         ollama=True,
     )
+    prefill_chunk: int = _setting(
+        0,
+        "PREFILL_CHUNK",
+        "count",
+        "Prompt tokens that llama.cpp computes in a step beside running answers: fewer make their pauses shorter while a "
+        "long prompt is read; 0 is 128.",
+        values.count,
+    )
     mlock: bool = _setting(
         False,
         "MLOCK",

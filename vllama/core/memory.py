@@ -40,24 +40,29 @@ def need(metadata: GGUFMetadata, file_size: int, options: LoadOptions) -> Need:
     return Need(max(0, file_size - metadata.data_offset), _context(metadata, options, batch), compute)
 
 
-def _context(metadata: GGUFMetadata, options: LoadOptions, batch: int) -> int:
+def cell_size(metadata: GGUFMetadata, options: LoadOptions) -> int:
+    """The keys and values of one KV cell in all blocks at most; 0 when the file does not say."""
     layers, heads = metadata.arch_int("block_count"), _numbers(metadata.arch("attention.head_count"))
     if not layers or not heads or options.embedding:
         return 0
-    if metadata.arch("attention.kv_lora_rank") or metadata.arch("ssm.state_size") or metadata.arch("wkv.head_size"):
-        return 0  # these keep something smaller
     held = _numbers(metadata.arch("attention.head_count_kv")) or heads
     # The number of layers is whatever the file says: nothing may be laid out for each of them.
     held_by_all = sum(held) if len(held) == layers else held[0] * layers
     head = metadata.arch_int("embedding_length") // max(1, heads[0])
     key = metadata.arch_int("attention.key_length") or head
     value = metadata.arch_int("attention.value_length") or head
+    return int(held_by_all * (key + value) * _BITS.get(options.kv_cache_type, 16.0) / 8)
+
+
+def _context(metadata: GGUFMetadata, options: LoadOptions, batch: int) -> int:
+    if metadata.arch("attention.kv_lora_rank") or metadata.arch("ssm.state_size") or metadata.arch("wkv.head_size"):
+        return 0  # these keep something smaller
     trained = metadata.arch_int("context_length")
     cells = min(options.num_ctx, trained) if trained else options.num_ctx
     window = metadata.arch_int("attention.sliding_window")
     if window:
         cells = min(cells, window + batch)  # some layers keep all; how many is not in the file
-    return int(held_by_all * (key + value) * cells * _BITS.get(options.kv_cache_type, 16.0) / 8)
+    return cell_size(metadata, options) * cells
 
 
 def _numbers(value: Any) -> list[int]:

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from vllama.core.counters import Counters, Outcome
+from vllama.core.layers import layers
 from vllama.core.memory import lacks, need, never_fits
 from vllama.core.threads import shares
 from vllama.engines.base import Engine, Finished, LoadOptions, ModelSource, Remote
@@ -156,7 +157,8 @@ class Residency:
 
     def counted(self, model: Model) -> Counters:
         """The model's counters, for as long as this server runs."""
-        return self.counters.setdefault(model.name.shortest, Counters())
+        name = model.name.shortest
+        return self.counters.get(name) or self.counters.setdefault(name, Counters())
 
     async def acquire(self, model: Model, options: LoadOptions, keep_alive: int | None) -> Lease:
         """A lease on the loaded model, loading it if need be.
@@ -252,7 +254,7 @@ class Residency:
                 if not remote:
                     await self._make_room(resident)
                     await self._find_memory(resident)
-                engine = resident.kind.create(_source(resident.model, resident.kind), resident.options)
+                engine = resident.kind.create(_source(resident), resident.options)
                 resident.starting = engine
                 try:
                     await self._load_in_time(engine, resident.model)
@@ -555,7 +557,8 @@ def _serves(resident: Resident, wanted: LoadOptions) -> bool:
     return have == wanted or replace(have, num_ctx=0) == replace(wanted, num_ctx=0)
 
 
-def _source(model: Model, kind: EngineKind) -> ModelSource:
+def _source(resident: Resident) -> ModelSource:
+    model, kind = resident.model, resident.kind
     place = model.remote
     if place is not None:
         remote = Remote(place.url, place.model, place.key, place.vllm, place.context, place.timeout_s)
@@ -566,4 +569,8 @@ def _source(model: Model, kind: EngineKind) -> ModelSource:
         if "scripted" in kind.reads:
             return ModelSource(Path("scripted"), "scripted")
         raise VllamaError(f"{model.name.shortest} has no GGUF file, and the {kind.title} engine reads nothing else")
-    return ModelSource(model.gguf, "gguf", tuple(model.adapters), model.projector)
+    try:
+        known = layers(model.metadata, resident.options)
+    except (OSError, VllamaError):
+        known = None  # the engine will say what is wrong with the file
+    return ModelSource(model.gguf, "gguf", tuple(model.adapters), model.projector, layers=known)

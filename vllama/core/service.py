@@ -426,6 +426,8 @@ class Service:
     def _extra(self, model: Model) -> tuple[tuple[str, str], ...]:
         """What only some engines read."""
         extra: tuple[tuple[str, str], ...] = (("debug", "1"),) if self.settings.debug > 1 else ()
+        if self.settings.prefill_chunk:
+            extra += (("prefill_chunk", str(self.settings.prefill_chunk)),)
         if self.settings.mlock:
             extra += (("mlock", "1"),)
         if self.settings.prefix_cache_dir:

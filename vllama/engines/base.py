@@ -202,14 +202,32 @@ class Remote:
 
 
 @dataclass(frozen=True, slots=True)
+class Layers:
+    """How a model's bytes lie, for whoever divides them between a GPU and the processor.
+
+    `blocks`: the weights of each block, the first one first; `output`: what comes after the last one; `cell`: the keys
+    and values of one KV cell in one block; `compute`: the buffers of a step, once for each device.
+    """
+
+    blocks: tuple[int, ...]
+    output: int
+    cell: int
+    compute: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSource:
-    """What to load: a GGUF file (and adapters, projector) or a directory or repository of safetensors."""
+    """What to load: a GGUF file (and adapters, projector) or a directory or repository of safetensors.
+
+    `layers` where the file says so much of itself.
+    """
 
     path: Path
     kind: Literal["gguf", "safetensors", "remote", "scripted"] = "gguf"
     adapters: tuple[Path, ...] = ()
     projector: Path | None = None
     remote: Remote | None = None
+    layers: Layers | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,5 +5,6 @@ frames.py        what travels between the two processes
 worker.py        the worker's main loop: read frames, plan, decode, sample, send one frame
 jobs.py          one request inside the worker: sampler, text, counters
 scheduler.py     which tokens of which sequence go into the next step (pure: no ctypes, no clock)
-bindings.py      the only file that touches ctypes and llama_cpp
+bindings/        the only files that touch ctypes and llama_cpp
+offloading.py    how many layers a GPU takes (pure)
 """

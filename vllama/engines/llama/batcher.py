@@ -137,7 +137,7 @@ class Batcher:
             train_ctx=model.train_ctx,
             vocab_size=model.vocab_size,
             size=size,
-            size_vram=size if model.offloads else 0,
+            size_vram=int(size * model.on_gpu),
             bos=model.spell(model.bos),
             eos=model.spell(model.eos),
             can_shift=self.context.can_shift,

@@ -94,7 +94,7 @@ class Embedder:
             train_ctx=model.train_ctx,
             vocab_size=model.vocab_size,
             size=model.size,
-            size_vram=model.size if model.offloads else 0,
+            size_vram=int(model.size * model.on_gpu),
             bos=model.spell(model.bos),
             eos=model.spell(model.eos),
             can_shift=False,

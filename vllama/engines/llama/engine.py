@@ -44,6 +44,9 @@ MAX_LIVE = 128
 BATCH = 512
 """Tokens in one step at most."""
 
+CHUNK = 128
+"""Prompt tokens in a step beside running decodes: larger chunks bring no throughput, only longer gaps."""
+
 CELLS = 8192
 """KV cells to begin with; doubled when running requests need more. `LoadOptions.extra` "kv_cells" overrides it."""
 
@@ -317,6 +320,8 @@ class LlamaEngine:
             prefix_dir=extra.get("prefix_dir", ""),
             prefix_bytes=int(extra.get("prefix_bytes", 0)),
             mlock=extra.get("mlock", "") not in ("", "0"),
+            layers=self._source.layers,
+            chunk=int(extra.get("prefill_chunk", CHUNK)),
         )
 
 

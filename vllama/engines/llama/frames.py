@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from vllama.engines.base import Layers
+
 MAX_FRAME = 256 * 1024 * 1024
 """Bytes; a longer frame means that the two sides lost each other."""
 
@@ -27,7 +29,8 @@ class Frame(msgspec.Struct, array_like=True, tag=True, gc=False):
 class Load(Frame):
     """First message. `live` sequences at most run at once; None and -1 mean the library's choice.
 
-    `prefix_dir`: where prefix cache is kept between runs, at most `prefix_bytes` of it; "" for nowhere.
+    `prefix_dir`: where prefix cache is kept between runs, at most `prefix_bytes` of it; "" for nowhere. `gpu_layers`
+    -1: as many as fit, which `layers` tells.
     """
 
     path: str
@@ -45,6 +48,8 @@ class Load(Frame):
     prefix_dir: str = ""
     prefix_bytes: int = 0
     mlock: bool = False
+    layers: Layers | None = None
+    chunk: int = 128
 
 
 class Submit(Frame):

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,12 @@ import msgspec
 
 from vllama.engines.llama import frames
 from vllama.engines.llama.batcher import Batcher
-from vllama.engines.llama.bindings import Context, LoadError, Log, Model, die_with_parent, offloads
+from vllama.engines.llama.bindings import Context, LoadError, Log, Model, die_with_parent, free_device_memory, offloads
 from vllama.engines.llama.embedder import Embedder
+from vllama.engines.llama.offloading import fewer, fitting, share
 from vllama.engines.llama.shelf import Shelf, identity_of
 from vllama.engines.pages import affordable, copies
 from vllama.engines.pulse import PULSE
-
-CHUNK = 128
-"""Prompt tokens in a step beside running decodes: larger chunks bring no throughput, only longer gaps."""
 
 REST_MS = 10_000
 """After such a time without work, memory that grew is given back."""
@@ -161,22 +160,7 @@ class Worker:
         try:
             if not os.path.isfile(load.path):
                 raise LoadError("no such file")
-            mmap = load.mmap
-            if mmap is None and copies(load.path, offloads=offloads(load.gpu_layers)):
-                mmap = False
-            model = Model(
-                load.path,
-                gpu_layers=load.gpu_layers,
-                main_gpu=load.main_gpu,
-                mmap=mmap,
-                mlock=load.mlock,
-                adapters=load.adapters,
-                progress=progress,
-                log=log,
-            )
-            if model.has_encoder and model.has_decoder:
-                raise LoadError("encoder-decoder models are not supported")
-            self._batcher = _batcher(load, model)
+            self._batcher = _fitted(load, progress, log)
         except LoadError as error:
             self.send(frames.LoadFailed(str(error)))
             return
@@ -186,6 +170,49 @@ class Worker:
         gc.collect()
         gc.freeze()
         self.send(self._batcher.ready())
+
+
+def _fitted(load: frames.Load, progress: Callable[[float], None], log: Log) -> Batcher | Embedder:
+    """Load with as many layers on the GPU as fit, unless the user said how many."""
+    free = free_device_memory() if load.gpu_layers < 0 and load.layers is not None else ()
+    if load.layers is None or not free:
+        return _loaded(load, load.gpu_layers, progress, log)
+    count = fitting(load.layers, cells=load.cells, free=free)
+    while True:
+        try:
+            return _loaded(load, count, progress, log)
+        except LoadError as error:
+            # The estimate knows neither what the driver takes nor who else takes memory meanwhile.
+            if not count:
+                raise
+            sys.stderr.write(f"with {count} layers on the GPU: {error}; trying fewer\n")
+            count = fewer(count)
+            log.problems.clear()
+
+
+def _loaded(load: frames.Load, gpu_layers: int, progress: Callable[[float], None], log: Log) -> Batcher | Embedder:
+    mmap = load.mmap
+    if mmap is None and copies(load.path, offloads=offloads(gpu_layers)):
+        mmap = False
+    model = Model(
+        load.path,
+        gpu_layers=gpu_layers,
+        main_gpu=load.main_gpu,
+        mmap=mmap,
+        mlock=load.mlock,
+        adapters=load.adapters,
+        progress=progress,
+        log=log,
+    )
+    if model.on_gpu and load.layers is not None:
+        model.on_gpu = share(load.layers, gpu_layers)
+    try:
+        if model.has_encoder and model.has_decoder:
+            raise LoadError("encoder-decoder models are not supported")
+        return _batcher(load, model)
+    except LoadError:
+        model.close()
+        raise
 
 
 def _batcher(load: frames.Load, model: Model) -> Batcher | Embedder:
@@ -212,7 +239,7 @@ def _batcher(load: frames.Load, model: Model) -> Batcher | Embedder:
         identity = f"{identity_of(load.path)} {context.identity()}"
         shelf = Shelf(Path(load.prefix_dir), identity, load.prefix_bytes)
     kv_type = load.kv_cache_type
-    return Batcher(model, context, live=load.live, batch=batch, chunk=CHUNK, kv_type=kv_type, shelf=shelf)
+    return Batcher(model, context, live=load.live, batch=batch, chunk=load.chunk, kv_type=kv_type, shelf=shelf)
 
 
 def _watch(worker: Worker, death: int, pulse: int) -> None:
