@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import uvicorn
 
-from vllama.api.http import read_body, send_json
+from vllama.api.http import DisconnectWatcher, read_body, send_json
 from vllama.api.protocol import Protocol
+from vllama.errors import RequestCanceled
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
@@ -21,7 +23,14 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
-    config = uvicorn.Config(echo, port=0, http=Protocol, lifespan="off", log_config=None, ws="none")
+    async with serving(echo) as number:
+        yield number
+
+
+@asynccontextmanager
+async def serving(app: Any) -> AsyncIterator[int]:
+    """The application behind our protocol; its port."""
+    config = uvicorn.Config(app, port=0, http=Protocol, lifespan="off", log_config=None, ws="none")
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
@@ -66,3 +75,73 @@ async def test_an_honest_body_keeps_the_connection(port: int) -> None:
 async def test_other_broken_framing_is_still_refused(port: int, bad: bytes) -> None:
     answer = await exchange(port, HEAD + bad)
     assert answer.startswith(b"HTTP/1.1 400") or answer == b""
+
+
+@pytest.mark.parametrize("size", [0, 5, 300_000], ids=["empty", "small", "more than is read ahead"])
+async def test_a_request_whose_client_goes_away_is_cancelled_at_once(size: int) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+    tasks: list[int] = []
+
+    async def endpoint(scope: Any, receive: Any, send: Any) -> None:
+        await read_body(scope, receive)
+        try:
+            before = len(asyncio.all_tasks())
+            async with DisconnectWatcher(scope, receive):
+                tasks.append(len(asyncio.all_tasks()) - before)
+                begun.set()
+                await asyncio.Event().wait()
+        except RequestCanceled:
+            ended.set()
+
+    async with serving(endpoint) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % size + bytes(size))
+        await asyncio.wait_for(begun.wait(), 30)
+        writer.close()
+        await asyncio.wait_for(ended.wait(), 30)
+    assert tasks == [0]
+
+
+async def test_who_has_gone_before_the_work_begins_is_noticed_too() -> None:
+    here, gone, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def endpoint(scope: Any, receive: Any, send: Any) -> None:
+        await read_body(scope, receive)
+        here.set()
+        await gone.wait()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        try:
+            async with DisconnectWatcher(scope, receive):
+                await asyncio.Event().wait()
+        except RequestCanceled:
+            ended.set()
+
+    async with serving(endpoint) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD + b"Content-Length: 2\r\n\r\nab")
+        await asyncio.wait_for(here.wait(), 30)
+        writer.close()
+        gone.set()
+        await asyncio.wait_for(ended.wait(), 30)
+
+
+async def test_the_end_of_an_answer_is_no_client_that_goes_away() -> None:
+    cancelled: list[str] = []
+
+    async def endpoint(scope: Any, receive: Any, send: Any) -> None:
+        body = await read_body(scope, receive)
+        try:
+            async with DisconnectWatcher(scope, receive) as watcher:
+                await asyncio.sleep(0)
+                watcher.stop()
+                await send_json(send, 200, body)
+                await asyncio.sleep(0.01)
+        except RequestCanceled:
+            cancelled.append(body.decode())
+
+    async with serving(endpoint) as port:
+        answer = await exchange(port, HEAD + b"Content-Length: 5\r\n\r\nwhole" + NEXT)
+    assert answer.endswith(b"next")
+    assert b"whole" in answer
+    assert not cancelled

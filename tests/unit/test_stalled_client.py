@@ -57,7 +57,7 @@ class Client:
 
 
 async def serve(reply: Reply, client: Client) -> None:
-    async with DisconnectWatcher(client.receive) as watcher:
+    async with DisconnectWatcher({}, client.receive) as watcher:
         await answer(reply, "m", ChatShape(), watcher, client.send, stream=True)  # type: ignore[arg-type]
 
 

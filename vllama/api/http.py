@@ -22,6 +22,7 @@ ASGIMessage = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[ASGIMessage]]
 Send = Callable[[ASGIMessage], Awaitable[None]]
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
+OnGone = Callable[[Callable[[], None] | None], None]
 Header = tuple[bytes, bytes]
 
 BODY_LIMIT = 256 << 20
@@ -166,10 +167,15 @@ async def start_stream(send: Send, content_type: bytes, status: int = 200, *, ex
     )
 
 
+ON_GONE = "vllama.on_gone"
+"""The ASGI extension by which our own server (`protocol`) tells that a connection was lost: a function that takes a
+callback, or None for no more. It saves each request a task that waits for nothing else."""
+
+
 class DisconnectWatcher:
     """Cancels the task that works for a request when its client goes away.
 
-        async with DisconnectWatcher(receive) as watcher:
+        async with DisconnectWatcher(scope, receive) as watcher:
             async for event in reply.events(): ...
             watcher.stop()
             await send(END)
@@ -179,10 +185,12 @@ class DisconnectWatcher:
     the last message of the answer: servers report a disconnect for a finished answer as well.
     """
 
-    __slots__ = ("_cancelling", "_owner", "_receive", "_task", "_timer", "gone", "progress")
+    __slots__ = ("_cancelling", "_on_gone", "_owner", "_receive", "_task", "_timer", "gone", "progress")
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive) -> None:
         self._receive = receive
+        extensions = scope.get("extensions")
+        self._on_gone: OnGone | None = extensions.get(ON_GONE) if extensions else None
         self._owner: asyncio.Task[Any] | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -194,14 +202,21 @@ class DisconnectWatcher:
         self._owner = asyncio.current_task()
         if self._owner is not None:
             self._cancelling = self._owner.cancelling()
-        self._task = asyncio.create_task(self._watch())
+        if self._on_gone is not None:
+            self._on_gone(self._lost)
+        else:
+            self._task = asyncio.create_task(self._watch())
         return self
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        if self._task is not None:
+            self._lost()
+
+    def _lost(self) -> None:
         self.gone = True
-        if self._owner is not None and self._task is not None:
+        if self._owner is not None:
             self._owner.cancel()
 
     def patience(self) -> None:
@@ -220,7 +235,9 @@ class DisconnectWatcher:
 
     def stop(self) -> None:
         """Watch no longer; twice is fine."""
-        if self._task is not None:
+        if self._on_gone is not None:
+            self._on_gone(None)
+        elif self._task is not None:
             self._task.cancel()
             self._task = None
 

@@ -108,9 +108,16 @@ class ChatShape:
 
     def line(self, head: bytes, delta: Delta) -> bytes:
         """A chunk: the common case, text only, is put together from bytes."""
-        if delta.thinking or delta.tool_calls or delta.logprobs:
+        content, thinking, calls, logprobs = delta
+        if calls or logprobs:
             return b'%b,%b,"done":false%b}\n' % (head, self._message(delta), _logprobs(delta))
-        return b'%b,"message":{"role":"assistant","content":%b},"done":false}\n' % (head, dumps(delta.content))
+        if thinking:
+            return b'%b,"message":{"role":"assistant","content":%b,"thinking":%b},"done":false}\n' % (
+                head,
+                dumps(content) if content else b'""',
+                dumps(thinking),
+            )
+        return b'%b,"message":{"role":"assistant","content":%b},"done":false}\n' % (head, dumps(content))
 
     def last(self, head: bytes, done: Done, delta: Delta) -> bytes:
         """The end, with counters."""

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from vllama.engines.base import ModelFacts
+from vllama.errors import VllamaError
 from vllama.models.model import Model
 from vllama.prompts import thinking_formats
 from vllama.prompts.budget import OPERATIONS
@@ -187,11 +188,40 @@ class Prompter:
         return template_capabilities(go_text, None) < template_capabilities(None, jinja_text)
 
 
+_skills: OrderedDict[tuple[str, str | None], tuple[str, ...]] = OrderedDict()
+"""Capabilities by digest and template. The digest stands for all of a model's files: none of them is looked at."""
+
+SKILLS = 1024
+"""How many models' capabilities are kept."""
+
+
+def known_capabilities(model: Model) -> tuple[str, ...] | None:
+    """What `capabilities` found before; None if it was not asked or the file could not be read."""
+    return _skills.get((model.digest, model.template))
+
+
 def capabilities(model: Model) -> tuple[str, ...]:
     """What the model can do, from its metadata and templates, in Ollama's order and names."""
+    known = known_capabilities(model)
+    if known is not None:
+        return known
     skills = template_capabilities(model.template, model.chat_template)
     from_templates = (name for name in ("tools", "insert", "thinking") if name in skills)
-    return tuple(dict.fromkeys((*model.metadata_capabilities, *from_templates)))
+    found = tuple(dict.fromkeys((*model.metadata_capabilities, *from_templates)))
+    if _readable(model):
+        _skills[model.digest, model.template] = found
+        while len(_skills) > SKILLS:
+            _skills.popitem(last=False)
+    return found
+
+
+def _readable(model: Model) -> bool:
+    if model.gguf is None:
+        return True
+    try:
+        return bool(model.metadata.kv)
+    except VllamaError:
+        return False
 
 
 def _adds_bos(model: Model) -> bool:

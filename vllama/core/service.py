@@ -26,7 +26,7 @@ from vllama.core.constraint import constraint_of
 from vllama.core.conversation import history, turns
 from vllama.core.embedding import UNSUPPORTED, embedding_of, shorten
 from vllama.core.options import Options, merge_options
-from vllama.core.prompting import Prompter, Prompting, template_values
+from vllama.core.prompting import Prompter, Prompting, known_capabilities, template_values
 from vllama.core.remote_chat import chat_of
 from vllama.core.rendering import Rendering, executed, fitted, long_template, prepared
 from vllama.core.replies import Embedded, Reply
@@ -517,7 +517,7 @@ def _unrendered(request: GenerateRequest | ChatRequest, chat: Chat) -> Chat:
 
 async def _known(model: Model) -> None:
     """See to it that the model's capabilities are known, which are read from its templates."""
-    if long_template(model):
+    if known_capabilities(model) is None and long_template(model):
         await asyncio.to_thread(lambda: model.capabilities)
 
 

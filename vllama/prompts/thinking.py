@@ -118,7 +118,10 @@ class ThinkingParser:
 
 def overlap(text: str, tag: str) -> int:
     """The length in characters of the longest end of `text` that is a beginning of `tag`."""
-    for length in range(min(len(text), len(tag)), 0, -1):
+    most = min(len(text), len(tag))
+    if not most or tag[0] not in text[-most:]:
+        return 0  # nearly always, and asked for each chunk
+    for length in range(most, 0, -1):
         if text.endswith(tag[:length]):
             return length
     return 0

@@ -30,7 +30,7 @@ def messages_endpoint(service: Service) -> Endpoint:
             await send_error(send, anthropic_request(error))
             return
         forbid_files(scope, extras.model)
-        async with DisconnectWatcher(receive) as watcher:
+        async with DisconnectWatcher(scope, receive) as watcher:
             reply = await service.chat(_relaxed(service, request))
             await answer(reply, MessageShape(extras.model), watcher, send, stream=extras.stream)
 
@@ -48,7 +48,7 @@ def count_tokens_endpoint(service: Service) -> Endpoint:
             await send_error(send, anthropic_request(error))
             return
         forbid_files(scope, request.model)
-        async with DisconnectWatcher(receive) as watcher:
+        async with DisconnectWatcher(scope, receive) as watcher:
             count = await service.count_tokens(_relaxed(service, request))
             watcher.stop()
         await send_json(send, 200, dumps({"input_tokens": count}) + b"\n", JSON)

@@ -52,7 +52,7 @@ def _endpoint(
         stream = request.stream is not False
         # Loading a model and waiting for a free sequence may take long: a client that goes away meanwhile
         # must not leave its request behind.
-        async with DisconnectWatcher(receive) as watcher:
+        async with DisconnectWatcher(scope, receive) as watcher:
             try:
                 reply = await run(request)
             except VllamaError as error:

@@ -33,7 +33,7 @@ def _endpoint(
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
         request = await parsed(service, read, await read_parts(scope, receive))
         forbid_files(scope, request.model)
-        async with DisconnectWatcher(receive) as watcher:
+        async with DisconnectWatcher(scope, receive) as watcher:
             payload = await written(write, await service.embed(request), request.model)
             watcher.stop()
         await send_json(send, 200, payload)

@@ -41,7 +41,7 @@ def pull_endpoint(service: Service) -> Endpoint:
         body = read_pull(await read_body(scope, receive))
         name = _pulled(body.name)
         lines = pull(service, name, insecure=body.insecure, source=body.source)
-        await _answer(lines, body.stream is not False, receive, send)
+        await _answer(lines, body.stream is not False, scope, receive, send)
 
     return endpoint
 
@@ -51,7 +51,7 @@ def push_endpoint(service: Service) -> Endpoint:
 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
         body = read_push(await read_body(scope, receive))
-        await _answer(_pushed(service, body.name, body.insecure), body.stream is not False, receive, send)
+        await _answer(_pushed(service, body.name, body.insecure), body.stream is not False, scope, receive, send)
 
     return endpoint
 
@@ -86,10 +86,10 @@ async def _pushed(service: Service, text: str, insecure: bool) -> Lines:
     raise error
 
 
-async def _answer(lines: Lines, stream: bool, receive: Receive, send: Send) -> None:
+async def _answer(lines: Lines, stream: bool, scope: Scope, receive: Receive, send: Send) -> None:
     started = False
     last: dict[str, Any] = {}
-    async with DisconnectWatcher(receive) as watcher, aclosing(lines):
+    async with DisconnectWatcher(scope, receive) as watcher, aclosing(lines):
         try:
             async for last in lines:
                 if not stream:

@@ -50,7 +50,7 @@ def _endpoint(
         forbid_files(scope, extras.model)
         # Loading a model and waiting for a free sequence may take long: a client that goes away meanwhile
         # must not leave its request behind.
-        async with DisconnectWatcher(receive) as watcher:
+        async with DisconnectWatcher(scope, receive) as watcher:
             reply = await run(request)
             await answer(reply, shape(extras), watcher, send, stream=extras.stream)
 

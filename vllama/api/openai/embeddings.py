@@ -30,7 +30,7 @@ def v1_embeddings_endpoint(service: Service) -> Endpoint:
             await send_error(send, openai_request(error))
             return
         forbid_files(scope, request.model)
-        async with DisconnectWatcher(receive) as watcher:
+        async with DisconnectWatcher(scope, receive) as watcher:
             result = await service.embed(request)
             payload = await written(openai_json, result, (extras.model, extras.base64))
             watcher.stop()

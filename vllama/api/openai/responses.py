@@ -31,7 +31,7 @@ def responses_endpoint(service: Service) -> Endpoint:
             await send_error(send, openai_request(error))
             return
         forbid_files(scope, extras.model)
-        async with DisconnectWatcher(receive) as watcher:
+        async with DisconnectWatcher(scope, receive) as watcher:
             reply = await service.chat(request)
             await answer(reply, ResponseShape(extras), watcher, send, stream=extras.stream)
 

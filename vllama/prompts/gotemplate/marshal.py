@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 import re
-from typing import Any
+from json.encoder import encode_basestring
 
 from vllama.prompts.gotemplate.floats import format_float
 from vllama.prompts.gotemplate.printing import MAX_OUTPUT, too_long
-from vllama.prompts.gotemplate.values import Held, Map, NilPointer, Slice, Struct, Value, unheld
+from vllama.prompts.gotemplate.values import Held, Map, NilPointer, Slice, Struct, Value
 
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 _SPECIAL = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
-_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def marshal(value: Value) -> str:
@@ -29,7 +27,7 @@ def marshal(value: Value) -> str:
 
 def json_string(text: str) -> str:
     """One string as JSON; bytes that are not UTF-8 become U+FFFD."""
-    quoted = _encode(text)
+    quoted = encode_basestring(text)
     return _SPECIAL.sub(lambda found: _ESCAPES.get(found[0], "\\ufffd"), quoted)
 
 
@@ -43,6 +41,8 @@ def _json_float(value: float) -> str:
 
 
 class _Writer:
+    """Called for every tool of every request, so the kinds that schemas are made of come first."""
+
     def __init__(self, parts: list[str]) -> None:
         self._parts = parts
         self._length = 0
@@ -54,8 +54,21 @@ class _Writer:
         self._parts.append(text)
 
     def value(self, value: Value) -> None:
-        value = unheld(value)
-        if value is None or isinstance(value, NilPointer):
+        kind = type(value)
+        if kind is Held:
+            value = value.value
+            kind = type(value)
+        if kind is str:
+            self._write(json_string(value))
+        elif kind is Struct:
+            self._struct(value)
+        elif kind is Slice:
+            self._slice(value)
+        elif kind is dict or kind is Map:
+            self._map(value)
+        elif kind is list:
+            self._array(value)
+        elif value is None or kind is NilPointer:
             self._write("null")
         elif isinstance(value, bool):
             self._write("true" if value else "false")
@@ -63,56 +76,54 @@ class _Writer:
             self._write(str(int(value)))
         elif isinstance(value, float):
             self._write(_json_float(value))
-        elif isinstance(value, str):
-            self._write(json_string(value))
-        elif isinstance(value, dict):
-            if isinstance(value, Map) and value.is_nil:
-                self._write("null")
-            else:
-                ordered = isinstance(value, Map) and value.type.keeps_order
-                self._object({key: value[key] for key in (value if ordered else sorted(value))})
-        elif isinstance(value, list):
-            self._array(value)
-        elif isinstance(value, Struct):
-            if value.type.json is not None:
-                self.value(value.type.json(value))
-            else:
-                self._object(_json_fields(value))
         elif isinstance(value, bytes):
             self._write('"' + base64.b64encode(value).decode() + '"')
         else:
             raise ValueError("unsupported type")
 
-    def _object(self, members: dict[str, Any]) -> None:
-        self._write("{")
-        for number, (key, member) in enumerate(members.items()):
-            self._write(("," if number else "") + json_string(key) + ":")
-            self.value(member)
-        self._write("}")
+    def _struct(self, value: Struct) -> None:
+        if value.type.json is not None:
+            self.value(value.type.json(value))
+            return
+        omit, fields = value.type.omit_empty, value.fields
+        mark = "{"
+        for name, key in value.type.fields.items():
+            member = fields[name]
+            if name not in omit or not _is_empty(member):
+                self._write(f'{mark}"{key}":')  # names of Go's tags: nothing in them needs an escape
+                self.value(member)
+                mark = ","
+        self._write("}" if mark == "," else "{}")
 
-    def _array(self, items: list[Value]) -> None:
-        if isinstance(items, Slice):
-            if items.is_nil:
+    def _map(self, value: dict[str, Value]) -> None:
+        ordered = False
+        if isinstance(value, Map):
+            if value.is_nil:
                 self._write("null")
                 return
-            if items.type.json is not None:
-                self.value(items.type.json(items))
-                return
-        self._write("[")
-        for number, item in enumerate(items):
-            if number:
-                self._write(",")
+            ordered = value.type.keeps_order
+        mark = "{"
+        for key in value if ordered else sorted(value):
+            self._write(f"{mark}{json_string(key)}:")
+            self.value(value[key])
+            mark = ","
+        self._write("}" if mark == "," else "{}")
+
+    def _slice(self, items: Slice) -> None:
+        if items.is_nil:
+            self._write("null")
+        elif items.type.json is not None:
+            self.value(items.type.json(items))
+        else:
+            self._array(items)
+
+    def _array(self, items: list[Value]) -> None:
+        mark = "["
+        for item in items:
+            self._write(mark)
             self.value(item)
-        self._write("]")
-
-
-def _json_fields(value: Struct) -> dict[str, Value]:
-    omit = value.type.omit_empty
-    return {
-        key: value.fields[name]
-        for name, key in value.type.fields.items()
-        if not (name in omit and _is_empty(value.fields[name]))
-    }
+            mark = ","
+        self._write("]" if mark == "," else "[]")
 
 
 def _is_empty(value: Value) -> bool:

@@ -37,7 +37,6 @@ class ToolParser:
         self._balance = 0
         self.done = False
         """True once everything that comes is content."""
-        self._names.reset()
 
     def add(self, text: str) -> tuple[list[ToolCall], str]:
         """Take the next piece of output; return the calls it completes and the content to pass on before them."""
@@ -127,7 +126,7 @@ class _Names:
     def __init__(self, names: list[str]) -> None:
         self._names = names
         self._longest = max(map(len, names), default=0)
-        self._partial = frozenset(name[:length] for name in names for length in range(1, len(name)))
+        self._partial: frozenset[str] | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -140,9 +139,10 @@ class _Names:
 
     def find(self, buffer: str) -> bool:
         """Whether a name is there and the buffer does not end within a name ("get" of "get_weather")."""
-        if not buffer or any(
-            buffer[-length:] in self._partial for length in range(1, min(len(buffer), self._longest) + 1)
-        ):
+        partial = self._partial
+        if partial is None:  # most answers hold no call, and there may be hundreds of tools
+            partial = self._partial = frozenset(name[:n] for name in self._names for n in range(1, len(name)))
+        if not buffer or any(buffer[-n:] in partial for n in range(1, min(len(buffer), self._longest) + 1)):
             return False
         if self.start >= 0:
             return True
