@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.test_structured import Grammar
 from vllama.engines.llama.allowance import AHEAD_S, CHOICE_S, SLICE, TOKEN_S, Allowance, asked
 from vllama.engines.llama.prompt import RequestFault
-from vllama.prompts.patterns import PatternError, pattern_grammar
+from vllama.prompts.patterns import PatternError, pattern_grammar, text_grammar
+from vllama.prompts.structured import schema_grammar
 
+ALPHABET = st.characters(codec="ascii", exclude_categories=["Cc"])
 HONEST = [
     "foo",
     ".*a.*b.*c",
@@ -24,27 +28,59 @@ HONEST = [
     r"^((25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)\.){3}(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)$",
     r"^[^[\]]{2}--$",
 ]
-HOSTILE = [
-    "^" + ".?" * 30 + "Z$",
-    "^" + ".?" * 1000 + "$",
-    "^" + ".{0,60}" * 8 + "Z$",
+REWRITTEN = [
+    r"^(\w+\s?)*$",
+    r"^(\d+,?)+$",
+    "^(a*)*$",
+    "^(|a)+b?$",
+    "^(a?b?){2}$",
     "^(.|a|b|[a-c])+$",
-    "^(x{2,30}){2,30}$",
     "^([a-z ]+)+$",
     "^(ab|.b|a.|..)+$",
     "^(((a|a)|(a|a))+(a|a)+)+b$",
+    '^(["a]+\\\\?)*$',
+    r'^([^a"\\\n]+,?)*$',
+    "^(.*,)*.*$",
+    "^" + ".?" * 30 + "Z$",
+]
+HOSTILE = [
+    "^" + ".?" * 1000 + "$",
+    "^" + ".{0,60}" * 8 + "Z$",
+    "^(a|b)*a(a|b){20}(a|b)*(a|a)*$",
 ]
 
 
 @pytest.mark.parametrize("pattern", HONEST)
 def test_honest_patterns_pass(pattern: str) -> None:
-    assert pattern_grammar(pattern)[0]
+    assert not pattern_grammar(pattern).rules  # as it stands
 
 
 @pytest.mark.parametrize("pattern", HOSTILE)
 def test_ambiguous_patterns_are_refused(pattern: str) -> None:
     with pytest.raises(PatternError, match="too many ways to read the same text"):
         pattern_grammar(pattern)
+
+
+@pytest.mark.parametrize("pattern", REWRITTEN)
+def test_ambiguous_patterns_get_one_way(pattern: str) -> None:
+    grammar = Grammar(schema_grammar({"type": "string", "pattern": pattern}))
+
+    @given(st.from_regex(pattern.removesuffix("$") + "\\Z", alphabet=ALPHABET) | st.text('ab1 ,"\\nZ', max_size=8))
+    @settings(max_examples=40)
+    def same_texts(text: str) -> None:
+        found = re.search(pattern.replace("$", "\\Z"), text, re.ASCII) is not None
+        assert grammar.accepts(json.dumps(text, ensure_ascii=False)) == found
+
+    assert pattern_grammar(pattern).rules
+    same_texts()
+
+
+@pytest.mark.parametrize("pattern", REWRITTEN)
+def test_no_letter_leads_from_a_state_to_two(pattern: str) -> None:
+    for rule in text_grammar(pattern.strip("^$")).split("\n")[1:]:
+        options = [option.rpartition(" ")[0] for option in rule.partition(" ::= ")[2].split(" | ")]
+        for char in "aAbcxZ0 ,_-é":
+            assert sum(re.fullmatch(option, char) is not None for option in options if option.startswith("[")) < 2
 
 
 @given(st.integers(1, 60), st.sampled_from(["[a-f]", "\\d", "x", "[^z]", "\\s"]))

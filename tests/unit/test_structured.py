@@ -492,7 +492,7 @@ def compiled(pattern: str) -> Grammar:
     "pattern",
     ["(", ")", "a)", "[", "[]", "[b-a]", "a**", "*", "{1}", "a{", "a{2,1}",
      "a{1,9999}", "\\", r"\b", r"\1", r"\pL", r"\u12",
-     r"\ud800", "(a*)*", "(|a)+", "(a?b?){2}", "a|b$", "^a|b", "a^b", "a$b", "(?<n>a)", "(?!a)", "a++", r"[\b-\q]"],
+     r"\ud800", "a|b$", "^a|b", "a^b", "a$b", "(?<n>a)", "(?!a)", "a++", r"[\b-\q]"],
 )  # fmt: skip
 def test_other_patterns_are_refused(pattern: str) -> None:
     with pytest.raises(PatternError):
@@ -537,7 +537,7 @@ def test_a_choice_is_bounded(choices: list[str]) -> None:
         choice_rule(choices)
 
 
-@pytest.mark.parametrize("pattern", ["(", "a{1,9999}", r"(?!a)b", "(a*)*", "a" * 9000, "(((a{99}){99}){99})"])
+@pytest.mark.parametrize("pattern", ["(", "a{1,9999}", r"(?!a)b", "a" * 9000, "(((a{99}){99}){99})"])
 def test_a_regex_that_cannot_be_used_is_told(pattern: str) -> None:
     with pytest.raises(RequestError, match="structured_outputs: the regex"):
         regex_rule(pattern)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from vllama.prompts.charsets import Ranges
+
 LETTERS = 16
 """Length of the text; few tokens are longer."""
 
@@ -30,9 +32,10 @@ class TooAmbiguous(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """One letter: a literal, an escape, a class or `.`, as it stands in the pattern."""
+    """One letter: a literal, an escape, a class or `.`, as it stands in the pattern, and what it reads."""
 
     source: str
+    reads: Ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,62 +65,78 @@ Part = Letter | Row | Choice | Repeat
 
 
 @dataclass(frozen=True, slots=True)
-class _Fragment:
+class Fragment:
+    """Where a part begins and ends: its first and last letters, and whether it can be left out."""
+
     first: tuple[int, ...]
     last: tuple[int, ...]
     empty: bool
 
 
-_NOTHING = _Fragment((), (), True)
+_NOTHING = Fragment((), (), True)
 
 
-class _Automaton:
-    """A state for each letter of the unrolled pattern; edges to what may come next."""
+class Automaton:
+    """A state for each letter of the unrolled pattern; edges to what may come next.
 
-    def __init__(self) -> None:
+    `copies` is how often at most a part is repeated, None for as often as the pattern says; `most` is how many states
+    there may be. `add` raises `TooAmbiguous` beyond that.
+    """
+
+    def __init__(self, *, copies: int | None = LETTERS, most: int | None = None) -> None:
         self.sources: list[str] = []
+        self.reads: list[Ranges] = []
         self.after: list[list[int]] = []
+        self._copies = copies
+        self._most = most
         self._edges = 0
 
-    def add(self, part: Part) -> _Fragment:
+    def add(self, part: Part) -> Fragment:
+        """The part's letters, not joined to anything yet."""
         if isinstance(part, Letter):
+            if self._most is not None and len(self.sources) >= self._most:
+                raise TooAmbiguous
             self.sources.append(part.source)
+            self.reads.append(part.reads)
             self.after.append([])
             here = (len(self.sources) - 1,)
-            return _Fragment(here, here, False)
+            return Fragment(here, here, False)
         if isinstance(part, Choice):
             found = [self.add(one) for one in part.parts]
             first = tuple(state for one in found for state in one.first)
-            return _Fragment(first, tuple(s for one in found for s in one.last), any(one.empty for one in found))
+            return Fragment(first, tuple(s for one in found for s in one.last), any(one.empty for one in found))
         if isinstance(part, Row):
             whole = _NOTHING
             for one in part.parts:
                 whole = self._joined(whole, self.add(one))
             return whole
-        # More copies than the text has letters change nothing.
-        least = min(part.least, LETTERS)
+        # More copies than a text has letters change nothing.
+        least = part.least if self._copies is None else min(part.least, self._copies)
+        whole = _NOTHING
         if part.most is None:
+            for _ in range(least - 1):
+                whole = self._joined(whole, self.add(part.part))
             body = self.add(part.part)
             self._link(body.last, body.first)
-            return _Fragment(body.first, body.last, body.empty or least == 0)
-        whole = _NOTHING
+            return self._joined(whole, Fragment(body.first, body.last, body.empty or least == 0))
         for _ in range(least):
             whole = self._joined(whole, self.add(part.part))
-        return self._joined(whole, self._upto(part.part, min(part.most, LETTERS + 1) - least))
+        most = part.most if self._copies is None else min(part.most, self._copies + 1)
+        return self._joined(whole, self._upto(part.part, most - least))
 
-    def _upto(self, part: Part, most: int) -> _Fragment:
+    def _upto(self, part: Part, most: int) -> Fragment:
         """Up to so many, as (x (x (x)?)?)?: a row of optional ones would be ambiguous, which engines avoid."""
         inner = _NOTHING
         for _ in range(most):
             joined = self._joined(self.add(part), inner)
-            inner = _Fragment(joined.first, joined.last, True)
+            inner = Fragment(joined.first, joined.last, True)
         return inner
 
-    def _joined(self, left: _Fragment, right: _Fragment) -> _Fragment:
+    def _joined(self, left: Fragment, right: Fragment) -> Fragment:
         self._link(left.last, right.first)
         first = left.first + right.first if left.empty else left.first
         last = left.last + right.last if right.empty else right.last
-        return _Fragment(first, last, left.empty and right.empty)
+        return Fragment(first, last, left.empty and right.empty)
 
     def _link(self, before: Sequence[int], after: Sequence[int]) -> None:
         self._edges += len(before) * len(after)
@@ -129,7 +148,7 @@ class _Automaton:
 
 def check(part: Part) -> None:
     """Raises `TooAmbiguous`."""
-    automaton = _Automaton()
+    automaton = Automaton()
     automaton.add(part)
     letters = sorted({*SAMPLE, *(char for source in set(automaton.sources) for char in source)})
     reads = {source: _read(source, letters) for source in set(automaton.sources)}

@@ -7,7 +7,13 @@ or properties.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vllama.prompts import charsets
 from vllama.prompts.ambiguity import Choice, Letter, Part, Repeat, Row, TooAmbiguous, check
+from vllama.prompts.charsets import EVERYTHING, Ranges, union, without
+from vllama.prompts.deterministic import State, states
 from vllama.prompts.gbnf import class_member, literal
 
 MAX_REPEAT = 2000
@@ -15,6 +21,11 @@ MAX_COST = 20_000
 MAX_DEPTH = 50
 
 _CLASSES = {"d": "0-9", "w": "a-zA-Z0-9_", "s": r" \xA0"}
+_SETS: dict[str, Ranges] = {
+    "d": ((0x30, 0x39),),
+    "w": ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)),
+    "s": charsets.of(" \xa0\t\n\f\r"),
+}
 _CONTROLS = {"t": "\t", "n": "\n", "r": "\r", "f": "\f", "b": "\b"}
 _SPECIAL = set("^$\\.*+?()[]{}|")
 # What may not stand in a JSON string as it is (U+007F may, but models are kept from it).
@@ -28,17 +39,27 @@ class PatternError(ValueError):
     """The pattern is wrong, or is beyond what this converter does; the text says what."""
 
 
-def pattern_grammar(pattern: str) -> tuple[str, int]:
-    """GBNF for the text between the quotes of a JSON string that the pattern matches, and its cost in elements.
+@dataclass(frozen=True, slots=True)
+class PatternGrammar:
+    """GBNF: an expression, the rules that it refers to beside `char`, and its cost in elements."""
 
-    As in JSON Schema, a pattern without ^ or $ matches anywhere. Refers to the rule `char`. Raises `PatternError`.
+    body: str
+    rules: Mapping[str, str]
+    cost: int
+
+
+def pattern_grammar(pattern: str, prefix: str = "pattern") -> PatternGrammar:
+    """GBNF for the text between the quotes of a JSON string that the pattern matches; its rules begin with `prefix`.
+
+    As in JSON Schema, a pattern without ^ or $ matches anywhere. Raises `PatternError`.
     """
-    return _Pattern(pattern).convert()
+    return _Pattern(pattern).convert(prefix)
 
 
 def text_grammar(pattern: str) -> str:
     """A whole GBNF grammar for texts that the pattern matches from beginning to end. Raises `PatternError`."""
-    return "root ::= " + _TextPattern(pattern).alone()
+    grammar = _TextPattern(pattern).alone()
+    return "\n".join([f"root ::= {grammar.body}", *(f"{name} ::= {body}" for name, body in grammar.rules.items())])
 
 
 class _Pattern:
@@ -50,6 +71,8 @@ class _Pattern:
     blanks = _CLASSES["s"]
     blanks_apart = _SPACES
     """Blanks that are no member of a class."""
+    anything_read = without(EVERYTHING, ((0, 0x1F), (0x7F, 0x7F)))
+    never_read = charsets.of("".join(map(chr, _ESCAPED)))
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -57,17 +80,25 @@ class _Pattern:
         self._end = len(text)
         self._depth = 0
         self._branches = 1
+        self._loops = False
 
-    def convert(self) -> tuple[str, int]:
-        text, cost, begins, ends = self._whole()
-        return ("" if begins else "char* ") + f"({text})" + ("" if ends else " char*"), cost
+    def convert(self, prefix: str) -> PatternGrammar:
+        text, cost, begins, ends, part = self._whole()
+        if not self._needs_rewriting(part, begins, ends):
+            body = ("" if begins else "char* ") + f"({text})" + ("" if ends else " char*")
+            return PatternGrammar(body, {}, cost)
+        anything = Repeat(Letter("", EVERYTHING), 0, None)
+        return self._rewritten(Row((*(() if begins else (anything,)), part, *(() if ends else (anything,)))), prefix)
 
-    def alone(self) -> str:
+    def alone(self) -> PatternGrammar:
         """Without what may stand before and behind it."""
-        return self._whole()[0]
+        text, cost, begins, ends, part = self._whole()
+        if not self._needs_rewriting(part, begins, ends):
+            return PatternGrammar(text, {}, cost)
+        return self._rewritten(part, "state")
 
-    def _whole(self) -> tuple[str, int, bool, bool]:
-        """(GBNF, cost, whether there is a ^, whether there is a $)"""
+    def _whole(self) -> tuple[str, int, bool, bool, Part]:
+        """(GBNF, cost, whether there is a ^, whether there is a $, the same for `ambiguity`)"""
         begins = self._text.startswith("^")
         body = self._text[:-1]
         ends = self._text.endswith("$") and (len(body) - len(body.rstrip("\\"))) % 2 == 0
@@ -76,15 +107,44 @@ class _Pattern:
         text, cost, _, part = self._alternatives()
         if self._at < self._end:
             raise PatternError("a ) without its (")
-        anything = Repeat(Letter("."), 0, None)
-        try:
-            check(Row((*(() if begins else (anything,)), part, *(() if ends else (anything,)))))
-        except TooAmbiguous:
-            raise PatternError("there are too many ways to read the same text") from None
         if (begins or ends) and self._branches > 1:
             # An anchor belongs to its alternative only.
             raise PatternError("^ or $ beside alternatives without a group")
-        return text, cost, begins, ends
+        return text, cost, begins, ends, part
+
+    def _needs_rewriting(self, part: Part, begins: bool, ends: bool) -> bool:
+        """Whether engines could not follow the pattern as it stands."""
+        anything = Repeat(Letter(".", self.anything_read), 0, None)
+        try:
+            check(Row((*(() if begins else (anything,)), part, *(() if ends else (anything,)))))
+        except TooAmbiguous:
+            return True
+        return self._loops
+
+    def _rewritten(self, part: Part, prefix: str) -> PatternGrammar:
+        """The same texts, each in one way: a rule for each state of an automaton."""
+        try:
+            found = states(part)
+        except TooAmbiguous:
+            raise PatternError("there are too many ways to read the same text") from None
+        rules = {f"{prefix}-{number}": self._rule(state, prefix) for number, state in enumerate(found)}
+        return PatternGrammar(f"{prefix}-0", rules, sum(len(state.edges) + 1 for state in found))
+
+    def _rule(self, state: State, prefix: str) -> str:
+        options = [f"{self._one_of(ranges)} {prefix}-{target}" for ranges, target in state.edges]
+        return " | ".join([*options, '""'] if state.ends else options)
+
+    def _one_of(self, ranges: Ranges) -> str:
+        quoted: set[str] = set()
+        members = [member for low, high in ranges for member in self._ranges(chr(low), chr(high), quoted)]
+        return self._options(members, quoted)
+
+    def _options(self, members: Sequence[str], quoted: set[str]) -> str:
+        options = ["[" + "".join(members) + "]"] if members else []
+        options += [self._character(char) for char in sorted(quoted)]
+        if not options:
+            raise PatternError("an empty class")
+        return options[0] if len(options) == 1 else "(" + " | ".join(options) + ")"
 
     def _character(self, char: str) -> str:
         return _character(char)
@@ -125,9 +185,8 @@ class _Pattern:
         while self._peek() not in ("", "|", ")"):
             atom, weight, blank, part = self._atom()
             suffix, times, least = self._quantifier()
-            if blank and suffix not in ("", "?"):
-                # Engines take that for a rule that begins with itself.
-                raise PatternError("it repeats something that can be empty")
+            # Engines take a repetition of what can be empty for a rule that begins with itself.
+            self._loops = self._loops or (blank and suffix not in ("", "?"))
             parts.append(atom + suffix)
             most = None if suffix[:1] in ("*", "+") or suffix.endswith(",}") else times
             row.append(Repeat(part, least, most) if suffix else part)
@@ -171,20 +230,21 @@ class _Pattern:
             self._at += 1
             return self._group()
         start = self._at
-        text = self._letter()
-        return text, 1, False, Letter(self._text[start : self._at])
+        text, reads = self._letter()
+        return text, 1, False, Letter(self._text[start : self._at], reads)
 
-    def _letter(self) -> str:
+    def _letter(self) -> tuple[str, Ranges]:
+        """(GBNF, what it reads)"""
         char = self._next()
         if char == "[":
             return self._class()
         if char == ".":
-            return self.anything
+            return self.anything, self.anything_read
         if char == "\\":
             return self._escape()
         if char in _SPECIAL:
             raise PatternError(f"{char} at a place where it cannot be used")
-        return self._character(char)
+        return self._character(char), charsets.of(char)
 
     def _group(self) -> tuple[str, int, bool, Part]:
         if self._peek() == "?":
@@ -196,17 +256,19 @@ class _Pattern:
             raise PatternError("a ( that is not closed")
         return f"({text})", cost, empty, part
 
-    def _escape(self) -> str:
+    def _escape(self) -> tuple[str, Ranges]:
         char = self._next()
-        if char == "s":
-            return self.blank
-        if char == "S":
-            return f"[^{self.blanks}{self.never}]"
-        if char in _CLASSES:
-            return f"[{_CLASSES[char]}]"
         if char.lower() in _CLASSES:
-            return f"[^{_CLASSES[char.lower()]}{self.never}]"
-        return self._character(self._escaped(char))
+            others = without(EVERYTHING, union(_SETS[char.lower()], self.never_read))
+            if char == "s":
+                return self.blank, _SETS["s"]
+            if char == "S":
+                return f"[^{self.blanks}{self.never}]", others
+            if char in _CLASSES:
+                return f"[{_CLASSES[char]}]", _SETS[char]
+            return f"[^{_CLASSES[char.lower()]}{self.never}]", others
+        char = self._escaped(char)
+        return self._character(char), charsets.of(char)
 
     def _escaped(self, char: str) -> str:
         """The one character that an escape stands for."""
@@ -226,16 +288,18 @@ class _Pattern:
             raise PatternError(f"\\{char}")
         return char
 
-    def _class(self) -> str:
+    def _class(self) -> tuple[str, Ranges]:
         negated = self._peek() == "^"
         self._at += int(negated)
         members: list[str] = []
         quoted: set[str] = set()
+        reads: list[Ranges] = []
         while (char := self._next()) != "]":
             if char == "\\" and self._peek() in _CLASSES:
                 name = self._next()
                 members.append(self.blanks if name == "s" else _CLASSES[name])
                 quoted.update(self.blanks_apart if name == "s" else "")
+                reads.append(_SETS[name])
                 continue
             first = self._member(char)
             last = first
@@ -245,13 +309,11 @@ class _Pattern:
                 if last < first:
                     raise PatternError(f"the range {first}-{last}")
             members += self._ranges(first, last, quoted)
+            reads.append(((ord(first), ord(last)),))
         if negated:
-            return "[^" + "".join(members) + self.never + "]"
-        options = ["[" + "".join(members) + "]"] if members else []
-        options += [self._character(char) for char in sorted(quoted)]
-        if not options:
-            raise PatternError("an empty class")
-        return options[0] if len(options) == 1 else "(" + " | ".join(options) + ")"
+            excluded = union(*reads, self.never_read)
+            return "[^" + "".join(members) + self.never + "]", without(EVERYTHING, excluded)
+        return self._options(members, quoted), union(*reads)
 
     def _member(self, char: str) -> str:
         if char != "\\":
@@ -264,7 +326,9 @@ class _TextPattern(_Pattern):
     """In a text that stands for itself."""
 
     never = ""
+    never_read = ()
     anything = r"[^\n]"
+    anything_read = without(EVERYTHING, charsets.of("\n"))
     blank = r"[ \xA0\t\n\r\x0C]"
     blanks = r" \xA0\t\n\r\x0C"
     blanks_apart = ""

@@ -394,11 +394,13 @@ class _Builder:
             if low or high is not None:
                 _refuse("pattern together with minLength or maxLength is not supported", place)
             try:
-                body, cost = pattern_grammar(pattern)
+                grammar = pattern_grammar(pattern, f"p{len(self._rules)}")
             except PatternError as error:
                 _refuse(f"the pattern {json.dumps(pattern)} is not supported: {error}", place)
-            self._spend(cost)
-            return self._rule(f'"\\"" {body} "\\""')
+            self._spend(grammar.cost)
+            for name, body in grammar.rules.items():
+                self._rule(body, name)
+            return self._rule(f'"\\"" {grammar.body} "\\""')
         if not low and high is None:
             return "string"
         if high is not None and high < (low or 0):
