@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -15,6 +16,7 @@ from vllama.api.large import LARGE, MOST_VALUES, bounded, parsed, weight
 from vllama.api.read import read_chat
 from vllama.core import apart as module
 from vllama.core.apart import TOO_MUCH, TOO_SLOW, Apart
+from vllama.core.apart_child import NICENESS
 from vllama.core.requests import ChatRequest
 from vllama.errors import BodyError, BusyError, RequestError, ServerError, TemplateLimit
 from vllama.prompts.messages import Message
@@ -28,6 +30,15 @@ def fail_with(text: str) -> None:
 def size_and_pid(data: bytes) -> tuple[int, int]:
     """Where it ran."""
     return len(data), os.getpid()
+
+
+def session_niceness() -> tuple[int, str]:
+    """What the scheduler weighs us by: our niceness, and our session's, "" where the kernel does not group so."""
+    try:
+        group = Path("/proc/self/autogroup").read_text()
+    except OSError:
+        group = ""
+    return os.nice(0), group.rpartition("nice ")[2].strip()
 
 
 def take_memory(data: bytes) -> int:
@@ -46,6 +57,13 @@ def apart() -> Any:
     yield made
     made.close()
     assert not [child for child in psutil.Process().children() if "apart_child" in " ".join(child.cmdline())]
+
+
+async def test_the_model_comes_first_across_sessions_too(apart: Apart) -> None:
+    nice, group = await apart.call(session_niceness)
+    assert nice >= min(NICENESS, 19)
+    assert group in ("", str(NICENESS))
+    assert group == "" or session_niceness()[1] != group  # the others' stays as it was
 
 
 async def test_results_and_errors_come_back_from_another_process(apart: Apart) -> None:
