@@ -37,7 +37,6 @@ BUDGET_REQUEST_US = 150.0
 BUDGET_CHUNK_US = 10.0
 SHORT, LONG = 1, 65
 STEP_US = 500
-MODEL = "scripted"
 READY_S = 30.0
 MANY = 256
 
@@ -93,7 +92,7 @@ def chat_request(n_out: int, variant: str = "plain") -> tuple[str, bytes]:
     more = {"tools": [TOOL]} if variant == "tools" else {}
     body = {
         **more,
-        "model": variant if variant in TEMPLATES else MODEL,
+        "model": variant if variant in TEMPLATES else "plain",
         "messages": [
             {"role": "system", "content": "You answer in short sentences."},
             {"role": "user", "content": "Say something about rivers, bridges and the people who live near them."},
@@ -127,13 +126,16 @@ async def main(args: argparse.Namespace, root: Path, say: Callable[[str], None])
 
 
 async def _make_models(port: int) -> None:
-    """A model for each of `TEMPLATES`: a GGUF without weights, for the scripted engine needs none."""
+    """A model for each of `TEMPLATES` and one without: a GGUF without weights, for the scripted engine needs none.
+
+    Models of the store, as those of real servers: a name that is in none is looked for everywhere, each time.
+    """
     key, value = b"general.architecture", b"llama"
     raw = b"GGUF" + struct.pack("<IQQ", 3, 0, 1)
     raw += struct.pack("<Q", len(key)) + key + struct.pack("<IQ", 8, len(value)) + value
     digest = f"sha256:{hashlib.sha256(raw).hexdigest()}"
     requests = [(f"/api/blobs/{digest}", raw)]
-    for name, template in TEMPLATES.items():
+    for name, template in {"plain": "", **TEMPLATES}.items():
         body = {"model": name, "files": {"model.gguf": digest}, "template": template, "stream": False}
         requests.append(("/api/create", json.dumps(body).encode()))
     for path, sent in requests:
