@@ -290,8 +290,44 @@ def test_decodes_come_first_then_the_shortest_prompt_and_the_oldest_is_not_forgo
     assert count(plan) == {first.id: 1, second.id: 15, third.id: 5}
     assert [sequence for _, sequence in plan.outputs] == [first, third]
     fourth, fifth = bench.submit([7] * 18), bench.submit([6] * 18)
-    assert count(bench.step()) == {first.id: 1, third.id: 1, second.id: 5, fourth.id: 15}
-    assert count(bench.step()) == {first.id: 1, third.id: 1, second.id: 5, fourth.id: 3, fifth.id: 12}
+    # Prompts come whole: a part of a second one would be a small part, and slow.
+    assert count(bench.step()) == {first.id: 1, third.id: 1, fourth.id: 18}
+    assert count(bench.step()) == {first.id: 1, third.id: 1, fourth.id: 1, fifth.id: 18}
+    # Passed over for the fourth time it would be: the oldest goes first, however short a new one is.
+    sixth = bench.submit([5] * 12)
+    running = {first.id: 1, fourth.id: 1, fifth.id: 1}
+    assert count(bench.step()) == running | {second.id: 20, third.id: 1}
+    assert count(bench.step()) == running | {sixth.id: 12}
+
+
+def test_a_prompt_little_longer_than_a_chunk_comes_whole_and_short_ones_come_together() -> None:
+    bench = Bench(Limits(cells=2000, slots=8, live=8, batch=100, chunk=40))
+    first = bench.submit([1, 2, 3], output=50)
+    bench.step()
+    second = bench.submit([9] * 50)
+    assert count(bench.step()) == {first.id: 1, second.id: 50}
+    third = bench.submit([8] * 51)
+    assert count(bench.step()) == {first.id: 1, second.id: 1, third.id: 40}
+    fourth, fifth, sixth = (bench.submit([token] * 15) for token in (7, 6, 5))
+    running = {first.id: 1, second.id: 1}
+    assert count(bench.step()) == running | {third.id: 11, fourth.id: 15, fifth.id: 15}
+    assert count(bench.step()) == running | {third.id: 1, fourth.id: 1, fifth.id: 1, sixth.id: 15}
+
+
+def test_a_long_prompt_gets_its_share_of_the_steps_whatever_comes_behind_it() -> None:
+    bench = Bench(Limits(cells=4000, slots=8, live=8, batch=100, chunk=20, split=True))
+    bench.submit([1, 2, 3], output=500)
+    bench.step()
+    long = bench.submit([9] * 200)
+    steps = given = 0
+    while long.state in (State.WAITING, State.PREFILL):
+        bench.submit([100 + steps] * 18)
+        plan = bench.step()
+        assert plan is not None
+        given += count(plan).get(long.id, 0)
+        steps += 1
+        assert steps <= 4 * (200 // 20) + 4
+    assert given == 200
 
 
 def test_several_prompts_finish_one_after_the_other() -> None:

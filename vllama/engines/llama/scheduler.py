@@ -32,7 +32,7 @@ GAP_LONGEST = 2048
 """Nor is one that holds more tokens: copying it would take as long as the gap costs in many steps."""
 
 PATIENCE = 4
-"""Shorter prompts leave the oldest one at least one part in so many of a step."""
+"""In one of so many steps the oldest prompt goes first, however short the others are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,7 @@ class Scheduler:
         self._order = 0
         self._tick = 0
         self._tight = False
+        self._passed = 0
 
     def submit(self, sequence: Sequence) -> None:
         """Queue it. Its tokens number at least one and less than its `num_ctx`."""
@@ -377,15 +378,15 @@ class Scheduler:
     def _rows(self, decoding: list[Sequence], filling: list[Sequence]) -> Plan:
         chosen = [(sequence, 1) for sequence in decoding]
         if filling:
-            budget = self.limits.batch - len(decoding)
+            budget = most = self.limits.batch - len(decoding)
             if decoding or len(filling) > 1:
                 budget = min(budget, self.limits.chunk)
             if not self.limits.split:
                 wanted = min(budget, sum(s.pending for s in filling))
                 if self.cells.free < len(decoding) + wanted:
                     self._make_room(len(decoding) + wanted)
-                budget = min(budget, self.cells.free - len(decoding))
-            chosen += _share_out(filling, budget)
+                most = min(most, self.cells.free - len(decoding))
+            chosen += _share_out(self._in_turn(filling), min(budget, most), most)
         if self.limits.split:
             chosen.sort(key=_place)
         plan = Plan()
@@ -407,6 +408,23 @@ class Scheduler:
             if start + count == len(sequence.tokens):
                 outputs.append((len(tokens) - 1, sequence))
         return plan
+
+    def _in_turn(self, filling: list[Sequence]) -> list[Sequence]:
+        """Who needs least comes first, so that many prompts do not all wait for all of them; among equals the oldest.
+
+        The oldest of all is passed over a few times at most, so a long prompt never starves.
+        """
+        order = sorted(filling, key=lambda s: (s.pending, s.order))
+        oldest = min(filling, key=lambda s: s.order)
+        if oldest is order[0]:
+            self._passed = 0
+        else:
+            self._passed += 1
+            if self._passed >= PATIENCE:
+                self._passed = 0
+                order.remove(oldest)
+                order.insert(0, oldest)
+        return order
 
     # Memory
 
@@ -633,17 +651,26 @@ def _place(row: tuple[Sequence, int]) -> int:
     return slot.id
 
 
-def _share_out(filling: list[Sequence], budget: int) -> list[tuple[Sequence, int]]:
-    """Split the budget: who needs least comes first, so that many prompts do not all wait for all of them.
+def _share_out(order: list[Sequence], budget: int, most: int) -> list[tuple[Sequence, int]]:
+    """Split the budget among prompts in this order; `most` is what it may be exceeded to.
 
-    Among equals the oldest. The oldest of all gets at least one part in `PATIENCE`, so a long prompt never starves.
+    The library computes rows of several sequences in as many parts as their numbers of rows differ, and small parts are
+    slow. So a prompt comes whole where it can, with up to a quarter of the budget more, and behind another one
+    it begins only when half of the budget is left.
     """
-    oldest = min(filling, key=lambda s: s.order)
-    shares = {oldest.id: min(oldest.pending, -(-budget // PATIENCE))}
-    budget -= shares[oldest.id]
-    for sequence in sorted(filling, key=lambda s: (s.pending, s.order)):
-        has = shares.get(sequence.id, 0)
-        extra = min(budget, sequence.pending - has)
-        shares[sequence.id] = has + extra
-        budget -= extra
-    return [(sequence, shares[sequence.id]) for sequence in filling if shares[sequence.id]]
+    chosen: list[tuple[Sequence, int]] = []
+    left = budget
+    for sequence in order:
+        pending = sequence.pending
+        if pending <= min(left + budget // 4, most):
+            count = pending
+        elif not chosen or left >= budget // 2:
+            count = min(left, most)
+        else:
+            continue
+        chosen.append((sequence, count))
+        left -= count
+        most -= count
+        if left <= 0 or most <= 0:
+            break
+    return chosen
