@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 
+from tests.compatibility import OTHER_FILE
 from tests.integration.conftest import Server, start_server
 from tests.integration.minilm import make_minilm
 from vllama.models.overlay import Overlay
@@ -49,8 +50,6 @@ ROUTES = {
     "/v1/responses",
 }
 GROUPS = {"http", "cors", "host", "blobs"}
-OTHER_FILE = {"show-verbose"}
-"""About the metadata that the recorded GGUF has from its model card; the one made here for the tests has none."""
 
 DIFFERENT: dict[str, str] = json.loads((GOLDEN / "different.json").read_text())
 """Case id -> why our answer differs."""
