@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from vllama import __version__
-from vllama.api.openapi.answers import ANSWERS, COMPONENTS, ERRORS, Schema, ref
+from vllama.api.openapi.answers import ANSWERS, COMPONENTS, ERRORS
 from vllama.api.openapi.bodies import BODIES, Bodies
+from vllama.api.openapi.schema import Schema, ref
 from vllama.api.routing import Route
 
 VERSION = "3.1.0"
