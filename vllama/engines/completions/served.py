@@ -182,7 +182,9 @@ class ServedEngine(CompletionsEngine):
     def broken(self, error: ServerError) -> ServerError:
         """A lost connection is the server's death; whoever asks next gets a new one."""
         if isinstance(error, EngineCrashed) and not self._closed:
-            self._dead = self._dead or f"the connection to {self.title} broke"
+            verdict = self._child.verdict
+            said = f"{self.title} was ended: {verdict}" if verdict else f"the connection to {self.title} broke"
+            self._dead = self._dead or said
             return EngineCrashed(
                 "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
                 f"check ollama server logs for details ({self._dead})"
