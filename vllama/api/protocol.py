@@ -45,7 +45,8 @@ class Protocol(HttpToolsProtocol):
         """A head begins."""
         self._head = 1
         super().on_message_begin()
-        self.scope["extensions"] = {ON_GONE: self.on_gone}
+        # An extension is a dict for who describes ASGI in types; ours is a function.
+        self.scope["extensions"] = {ON_GONE: self.on_gone}  # type: ignore[dict-item]
 
     def on_gone(self, callback: Callable[[], None] | None) -> None:
         """What to call once the client has gone, or None. Only one request of a connection is worked on at a time."""
