@@ -8,7 +8,7 @@ import os
 import httpx
 import pytest
 
-from tests.contract.vllm_frames import FILE, REQUESTS, comparable, record
+from tests.contract.vllm_frames import FILE, REQUESTS, close, comparable, record
 from vllama.engines.completions.client import Address
 
 pytestmark = pytest.mark.vllm
@@ -24,4 +24,4 @@ def test_the_server_still_says_what_was_recorded(vllm_address: Address) -> None:
     kept = json.loads(FILE.read_text())
     assert set(kept) == set(REQUESTS)
     for name, frame in kept.items():
-        assert comparable(now[name]) == comparable(frame), name
+        assert close(comparable(now[name]), comparable(frame)), name
