@@ -18,7 +18,7 @@ import pytest
 
 from vllama.cli import ports, private
 from vllama.cli.console import Printer
-from vllama.cli.main import app, main
+from vllama.cli.main import MODULES, commands, main
 from vllama.config import Host
 from vllama.errors import ConfigError, ServerError
 
@@ -558,7 +558,7 @@ def test_every_command_and_flag_is_documented() -> None:
     page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
     from typer.main import get_command
 
-    group = get_command(app)
+    group = get_command(commands())
     missing = []
     for name, command in group.commands.items():  # type: ignore[attr-defined]
         if not command.hidden and f"## vllama {name}" not in page:
@@ -568,6 +568,24 @@ def test_every_command_and_flag_is_documented() -> None:
                 continue
             missing += [f"{name} {flag}" for flag in parameter.opts if flag.startswith("--") and f"`{flag}" not in page]
     assert not missing
+
+
+def test_each_command_can_be_built_alone() -> None:
+    from typer.main import get_command
+
+    names = [name for module in MODULES.values() for name in module]
+    whole = get_command(commands())
+    assert list(whole.commands) == names  # type: ignore[attr-defined]
+    for name in names:
+        alone = get_command(commands(name))
+        assert list(alone.commands) == [name]  # type: ignore[attr-defined]
+        assert [p.opts for p in alone.commands[name].params] == [p.opts for p in whole.commands[name].params]  # type: ignore[attr-defined]
+    assert list(get_command(commands("nothing")).commands) == names  # type: ignore[attr-defined]
+
+
+def test_every_line_of_help_is_whole() -> None:
+    done = subprocess.run([sys.executable, "-m", "vllama", "--help"], capture_output=True, text=True, check=True)
+    assert "..." not in done.stdout.partition("Commands:")[2]
 
 
 def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:

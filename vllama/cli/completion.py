@@ -66,10 +66,10 @@ def candidates(words: Sequence[str]) -> list[tuple[str, str]]:
     """(word, meaning) of subcommands, options and names of models that begin as the last word does."""
     import typer
 
-    from vllama.cli.main import app
+    from vllama.cli.main import commands as program
 
     *before, begun = words or ("",)
-    root = typer.main.get_command(app)
+    root = typer.main.get_command(program())
     commands = {name: command for name, command in root.commands.items() if not command.hidden}  # type: ignore[attr-defined]
     if not before or before[0] not in root.commands:  # type: ignore[attr-defined]
         found = [(name, (command.help or "").partition("\n")[0]) for name, command in commands.items()]

@@ -7,21 +7,37 @@ from datetime import UTC, datetime
 from typing import Any
 
 from vllama.cli import humanize, reach
+from vllama.cli.client import serves_vllama
 from vllama.cli.ollama_table import table
 from vllama.cli.table import print_columns, print_json
-from vllama.config import Settings
+from vllama.config import Settings, load_settings
 
 ID_DIGITS = 12
 
 
 def list_models(prefix: str, host: str | None, as_json: bool) -> None:
     """NAME ID SIZE MODIFIED of every model whose name begins with the prefix."""
-    with reach.server(host, needs_own_files=False) as client:
-        models = client.get("/api/tags").get("models") or []
+    models = None if host or as_json else models_without_server()
+    if models is None:
+        with reach.server(host, needs_own_files=False) as client:
+            models = client.get("/api/tags").get("models") or []
     if as_json:
         print_json({"models": _wanted(models, prefix)})
     else:
         print("\n".join(model_rows(models, prefix)))
+
+
+def models_without_server() -> list[dict[str, Any]] | None:
+    """What a private server would list, read from the disk in a fifth of the time that it takes to start. None if a
+    vLLama answers already, or if others' models belong to the list."""
+    settings = load_settings()
+    if settings.upstream or settings.models or serves_vllama(settings.host):
+        return None
+    from vllama.models.library import Library
+    from vllama.models.show import list_entry
+
+    library = Library(settings.models_dir, overlay=settings.packaged_models)
+    return [list_entry(model) for model in library.models()]
 
 
 def model_rows(models: Sequence[dict[str, Any]], prefix: str = "") -> list[str]:

@@ -220,8 +220,8 @@ class Settings:
         0,
         "PREFILL_CHUNK",
         "count",
-        "Prompt tokens that llama.cpp computes in a step beside running answers: fewer make their pauses shorter while a "
-        "long prompt is read; 0 is 128.",
+        "Prompt tokens that llama.cpp computes in a step beside running answers: fewer make their pauses shorter while "
+        "a long prompt is read; 0 is 128.",
         values.count,
     )
     mlock: bool = _setting(

@@ -69,18 +69,18 @@ def describe(
 
 def tags_entry(model: Model, capabilities: Sequence[str]) -> dict[str, Any]:
     """One element of /api/tags' `models`."""
+    entry = list_entry(model) | {"details": model.tag_details}
+    return entry | {"capabilities": list(capabilities)} if capabilities else entry
+
+
+def list_entry(model: Model) -> dict[str, Any]:
+    """The part of it that lists show, for which no weights are opened."""
     name = model.name.shortest
     entry: dict[str, Any] = {"name": name, "model": name}
     if model.config.remote_model:
         entry["remote_model"] = model.config.remote_model
         entry["remote_host"] = model.config.remote_host
-    entry |= {
-        "modified_at": rfc3339(model.modified_at),
-        "size": model.size,
-        "digest": model.digest,
-        "details": model.tag_details,
-    }
-    return entry | {"capabilities": list(capabilities)} if capabilities else entry
+    return entry | {"modified_at": rfc3339(model.modified_at), "size": model.size, "digest": model.digest}
 
 
 def shown_template(model: Model) -> str:
