@@ -182,7 +182,8 @@ def test_run_pulls_what_is_missing(registry: Registry, tmp_path: Path) -> None:
     """With an engine that needs weights: the scripted one answers under any name."""
     small = next(model for model in Overlay().models() if model.gguf is not None)
     assert small.gguf is not None
-    registry.add_model("library/small", "latest", {"model": small.gguf.read_bytes()})
+    layers = {"model": small.gguf.read_bytes(), "params": b'{"num_predict": 8}'}
+    registry.add_model("library/small", "latest", layers)
     running = start_server(tmp_path, env={"HOME": str(tmp_path)})
     try:
         name = f"{registry.host}/library/nosuch"

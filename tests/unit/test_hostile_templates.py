@@ -127,10 +127,9 @@ def doubling(levels: int) -> dict[str, Any]:
         ({"type": "string", "maxLength": 10**9}, "2000"),
         ({"type": "string", "pattern": "(" * 5000 + ")" * 5000}, "nested too deeply"),
         ({"type": "string", "pattern": "^((((a{1,2000}){1,2000}){1,2000}){1,2000})$"}, "repeats too much"),
-        ({"type": "string", "pattern": "^(a*)*$"}, "repeats something that can be empty"),
         ({"type": "string", "pattern": "^(?=(a+)+b)$"}, "look-around"),
     ],
-    ids=["deep", "deeper", "doubling", "loop", "enum", "anyOf", "length", "groups", "repeats", "empty", "look-around"],
+    ids=["deep", "deeper", "doubling", "loop", "enum", "anyOf", "length", "groups", "repeats", "look-around"],
 )
 async def test_a_schema_has_bounds(schema: dict[str, Any], reason: str) -> None:
     apart = Apart()
@@ -143,7 +142,7 @@ async def test_a_schema_has_bounds(schema: dict[str, Any], reason: str) -> None:
         apart.close()
 
 
-def test_a_catastrophic_expression_is_refused() -> None:
-    # llama.cpp follows all ways to read a text side by side, and here they double with each letter.
-    with pytest.raises(RequestError, match="too many ways to read the same text"):
-        schema_grammar({"type": "string", "pattern": "^((a+)+|(a|a)+b)$"})
+@pytest.mark.parametrize("pattern", ["^((a+)+|(a|a)+b)$", "^(a*)*$", r"^(\w+\s?)*$"])
+def test_a_catastrophic_expression_is_read_in_one_way(pattern: str) -> None:
+    # llama.cpp follows all ways to read a text side by side, and here they would double with each letter.
+    assert len(schema_grammar({"type": "string", "pattern": pattern})) < 10_000
